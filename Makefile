@@ -1,0 +1,44 @@
+# make test and make demo install the Debian packages they miss, so they want root.
+
+version     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+staticcheck := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+govulncheck := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+vulndb      := https://vuln.go.dev
+
+# For a local test machine: command, or file, = the Debian package that has it.
+engines  := dockerd=docker.io docker=docker.io ip=iproute2 iptables=iptables \
+            busybox=busybox-static curl=curl sqlite3=sqlite3
+compiler := gcc=gcc /usr/include/stdlib.h=libc6-dev
+registry := docker-registry=docker-registry openssl=openssl
+
+.PHONY: build test vet vulncheck demo demo-down clean
+
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(version)' -o swarmlite .
+
+# Everything: vet, unit tests, and end-to-end tests against real engines.
+test:
+	@testdata/lab need $(compiler) $(engines) $(registry)
+	@$(MAKE) --no-print-directory vet
+	CGO_ENABLED=1 go test -race -count=1 -timeout 30m ./...
+
+vet: vulncheck
+	go vet ./...
+	go run $(staticcheck) ./...
+
+vulncheck:
+	@if curl -fs -m 5 -o /dev/null $(vulndb)/index/db.json; \
+	then echo "go run $(govulncheck) ./..." && go run $(govulncheck) ./...; \
+	else echo "govulncheck: NOT RUN, its database $(vulndb) cannot be reached from here"; \
+	fi
+
+# Three real engines on this machine, with swarmlite in front of them.
+demo:
+	@testdata/lab need $(engines)
+	@testdata/demo up
+
+demo-down:
+	@testdata/demo down
+
+clean:
+	rm -f swarmlite
