@@ -1,0 +1,375 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	maxAddresses     = 10000   // of one range, and of one node file
+	maxAddressBytes  = 512     // as written, with its ranges
+	maxNodeFileBytes = 1 << 20 // a node file is typed by people; more is the wrong file
+	maxSocketPath    = 107     // sun_path, less its closing NUL
+	nodeFileInterval = time.Second
+)
+
+// parseAddress reads the address of one engine: tcp://host:port, host:port, host
+// or unix:///path. Without a port it is 2375, or 2376 when secure (engines are
+// spoken to in TLS). It returns tcp://host:port or unix:///path, one spelling
+// for each address, so that equal addresses are equal strings.
+func parseAddress(s string, secure bool) (string, error) {
+	address, err := readAddress(strings.TrimSpace(s), defaultPort(secure), false)
+	if err != nil {
+		return "", fmt.Errorf("%q: %w", s, err)
+	}
+	return address, nil
+}
+
+// parseNodes reads one entry of the command line or of a node file: an address,
+// or a range of addresses.
+func parseNodes(s string, secure bool) ([]string, error) {
+	addresses, err := expandRange(s)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range addresses {
+		if addresses[i], err = parseAddress(a, secure); err != nil {
+			return nil, err
+		}
+	}
+	return addresses, nil
+}
+
+// defaultPort is the port Docker registered: 2375, and 2376 for TLS.
+func defaultPort(secure bool) string {
+	if secure {
+		return "2376"
+	}
+	return "2375"
+}
+
+// readAddress returns the canonical form of s. Only an address to listen on may
+// lack a host (all of them) or have port 0 (any free one).
+func readAddress(s, port string, listening bool) (string, error) {
+	scheme, rest, found := strings.Cut(s, "://")
+	if !found {
+		scheme, rest = "tcp", s
+	}
+	switch {
+	case strings.HasPrefix(s, "/"):
+		return "", fmt.Errorf("a socket is written unix://%s", s)
+	case scheme == "unix":
+		return readSocketPath(rest)
+	case scheme == "ssh":
+		return "", errors.New("ssh is not supported yet, use tcp://host:port with TLS")
+	case scheme != "tcp":
+		return "", fmt.Errorf("scheme %q is unknown, expected tcp://host:port or unix:///path", scheme)
+	}
+	host, port, err := splitHostPort(strings.TrimSuffix(rest, "/"), port)
+	if err != nil {
+		return "", err
+	}
+	n, err := strconv.ParseUint(port, 10, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return "", fmt.Errorf("port %q is not a number", port)
+	}
+	if n > 65535 || n == 0 && !listening {
+		return "", errors.New("port out of range")
+	}
+	if host != "" || !listening {
+		if host, err = readHost(host); err != nil {
+			return "", err
+		}
+	}
+	return "tcp://" + net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
+}
+
+func readSocketPath(p string) (string, error) {
+	if !strings.HasPrefix(p, "/") || p == "/" {
+		return "", errors.New("expected an absolute path, as in unix:///var/run/docker.sock")
+	}
+	if !printable(p) {
+		return "", errors.New("path holds a character that can not be printed")
+	}
+	p = path.Clean(p)
+	if len(p) > maxSocketPath {
+		return "", fmt.Errorf("path is %d bytes long, a socket's may have %d", len(p), maxSocketPath)
+	}
+	return "unix://" + p, nil
+}
+
+// splitHostPort is net.SplitHostPort with a default port, and with IPv6
+// addresses out of their brackets.
+func splitHostPort(s, port string) (string, string, error) {
+	if _, err := netip.ParseAddr(s); err == nil || !strings.Contains(s, ":") {
+		return s, port, nil
+	}
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		return s[1 : len(s)-1], port, nil
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", "", errors.New("expected host:port, [IPv6]:port or a range as in host[1:9]:port")
+	}
+	return host, port, nil
+}
+
+// readHost returns the one spelling of an IP address or host name.
+func readHost(s string) (string, error) {
+	s = strings.ToLower(s)
+	if s == "" {
+		return "", errors.New("host is missing, expected host:port")
+	}
+	bad := func(c rune) bool {
+		return (c < 'a' || c > 'z') && (c < '0' || c > '9') && !strings.ContainsRune("-_.", c)
+	}
+	if ip, err := netip.ParseAddr(s); err == nil {
+		if strings.ContainsFunc(ip.Zone(), bad) {
+			return "", fmt.Errorf("zone %q is not the name of a network interface", ip.Zone())
+		}
+		return ip.Unmap().String(), nil
+	}
+	if strings.ContainsFunc(s, bad) || len(s) > 253 {
+		return "", fmt.Errorf("%q is not a host name or IP address", s)
+	}
+	labels := strings.Split(s, ".")
+	for _, label := range labels {
+		if label == "" || len(label) > 63 || label[0] == '-' {
+			return "", fmt.Errorf("%q is not a host name", s)
+		}
+	}
+	// No top-level domain is a number: 10.0.0.256 is a mistyped address.
+	if strings.Trim(labels[len(labels)-1], "0123456789") == "" {
+		return "", fmt.Errorf("%q is not an IP address", s)
+	}
+	return s, nil
+}
+
+// commentPattern finds a comment: # at the start of a line or behind a blank.
+var commentPattern = regexp.MustCompile(`(^|[ \t])#.*`)
+
+// rangePattern finds [1:9]. An IPv6 address never looks so: between brackets it
+// has two colons at least.
+var rangePattern = regexp.MustCompile(`\[([0-9]{1,9}):([0-9]{1,9})\]`)
+
+// expandRange turns host[1:9]:2375 into nine addresses and anything without a
+// range into itself. The zeros of [01:10] are kept; several ranges multiply.
+// More than 10000 addresses are refused.
+func expandRange(s string) ([]string, error) {
+	if len(s) > maxAddressBytes {
+		return nil, fmt.Errorf("%q…: address is %d bytes long, at most %d are allowed", s[:32], len(s), maxAddressBytes)
+	}
+	at := rangePattern.FindStringSubmatchIndex(s)
+	if at == nil {
+		return []string{s}, nil
+	}
+	low, high := s[at[2]:at[3]], s[at[4]:at[5]]
+	first, _ := strconv.Atoi(low) // nine digits at most
+	last, _ := strconv.Atoi(high)
+	if last-first >= maxAddresses {
+		return nil, fmt.Errorf("%q: range of more than %d addresses", s, maxAddresses)
+	}
+	if last < first {
+		return nil, fmt.Errorf("%q: range runs backwards, expected [%s:%s]", s, high, low)
+	}
+	width := 0
+	if low[0] == '0' && len(low) > 1 {
+		width = len(low)
+	}
+	ends, err := expandRange(s[at[1]:])
+	if err != nil {
+		return nil, err
+	}
+	if (last-first+1)*len(ends) > maxAddresses {
+		return nil, fmt.Errorf("%q: range of more than %d addresses", s, maxAddresses)
+	}
+	var addresses []string
+	for i := first; i <= last; i++ {
+		for _, end := range ends {
+			addresses = append(addresses, fmt.Sprintf("%s%0*d%s", s[:at[0]], width, i, end))
+		}
+	}
+	return addresses, nil
+}
+
+// readNodeFile returns the addresses in the file at path, each once, in their
+// order. An error names the file and, where there is one, the line.
+func readNodeFile(path string, secure bool) ([]string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("node file: %w", err)
+	}
+	// A pipe would block here until somebody writes to it.
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("node file: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxNodeFileBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("node file: %w", err)
+	}
+	if len(text) > maxNodeFileBytes {
+		return nil, fmt.Errorf("%s: larger than %d bytes, expected one engine address a line", path, maxNodeFileBytes)
+	}
+	return parseNodeFile(path, text, secure)
+}
+
+// parseNodeFile reads one address or range a line. # starts a comment, alone on
+// its line or behind a blank. Of equal addresses the first counts. A file
+// without an address is refused: it is far more often a slip than a wish.
+func parseNodeFile(name string, text []byte, secure bool) ([]string, error) {
+	var addresses []string
+	seen, total := map[string]bool{}, 0
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	for n, line := range strings.Split(string(text), "\n") {
+		line = strings.TrimSpace(commentPattern.ReplaceAllString(line, ""))
+		if line == "" {
+			continue
+		}
+		nodes, err := parseNodes(line, secure)
+		if err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", name, n+1, err)
+		}
+		// Doubles count as well: each line may be a range of thousands.
+		if total += len(nodes); total > maxAddresses {
+			return nil, fmt.Errorf("%s:%d: more than %d addresses", name, n+1, maxAddresses)
+		}
+		for _, a := range nodes {
+			if !seen[a] {
+				seen[a] = true
+				addresses = append(addresses, a)
+			}
+		}
+	}
+	if len(addresses) == 0 {
+		return nil, fmt.Errorf("%s: no address in it, expected one engine address a line", name)
+	}
+	return addresses, nil
+}
+
+// watchNodeFile calls apply with the addresses in the file at path, at once and
+// then each time they change, until ctx ends. It looks at the file every second,
+// and reads it again when reload delivers. While the file is gone, empty or bad
+// the last addresses stay, and the log says so once.
+func watchNodeFile(ctx context.Context, log *slog.Logger, path string, secure bool, reload <-chan struct{}, apply func([]string)) {
+	ticker := time.NewTicker(nodeFileInterval)
+	defer ticker.Stop()
+	followNodeFile(ctx, log, path, secure, ticker.C, reload, apply)
+}
+
+func followNodeFile(ctx context.Context, log *slog.Logger, path string, secure bool, tick <-chan time.Time, reload <-chan struct{}, apply func([]string)) {
+	var nodes []string
+	var failed string // the last error logged, while the file is bad
+	var file settled[fileLook]
+
+	read := func() {
+		found, err := readNodeFile(path, secure)
+		if err != nil {
+			if err.Error() != failed {
+				log.Warn("node file not used, the nodes stay as they are", "file", path, "err", err)
+			}
+			failed = err.Error()
+			return
+		}
+		if failed != "" {
+			log.Info("node file can be used again", "file", path)
+		}
+		failed = ""
+		if slices.Equal(found, nodes) {
+			return
+		}
+		nodes = found
+		log.Info("node file read", "file", path, "nodes", len(nodes))
+		apply(slices.Clone(nodes))
+	}
+
+	file.reset(lookAt(path))
+	read()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick:
+			// A bad file is read each time: its cause may be gone without a trace in stat.
+			if file.changed(lookAt(path)) || failed != "" && file.still() {
+				read()
+			}
+		case _, open := <-reload:
+			if !open {
+				reload = nil
+				continue
+			}
+			failed = ""
+			file.reset(lookAt(path))
+			read()
+		}
+	}
+}
+
+// fileLook is what stat tells of a file, enough to see that it was changed or
+// replaced. The zero value stands for a file that can not be seen.
+type fileLook struct {
+	modified int64 // unix nanoseconds
+	size     int64
+	inode    uint64
+}
+
+func lookAt(path string) fileLook {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fileLook{}
+	}
+	look := fileLook{modified: info.ModTime().UnixNano(), size: info.Size()}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		look.inode = stat.Ino
+	}
+	return look
+}
+
+// settled tells when files are worth reading again: they differ from what was
+// read, and two looks in a row agree, so that nobody is in the middle of writing.
+// Half a node file would take the other half's nodes away.
+type settled[T comparable] struct{ read, last, before T }
+
+// changed takes the newest look and tells whether to read now.
+func (s *settled[T]) changed(look T) bool {
+	s.before, s.last = s.last, look
+	if look == s.read || !s.still() {
+		return false
+	}
+	s.read = look
+	return true
+}
+
+// still tells whether the last two looks agree.
+func (s *settled[T]) still() bool { return s.last == s.before }
+
+// reset takes the look at what is about to be read anyway.
+func (s *settled[T]) reset(look T) { s.read, s.last, s.before = look, look, look }
+
+// localAddress is where the Docker engine of this machine listens, as the docker
+// command finds it. What DOCKER_HOST says is returned as it is, not yet parsed.
+func localAddress(getenv func(string) string) string {
+	if host := getenv("DOCKER_HOST"); host != "" {
+		return host
+	}
+	return "unix:///var/run/docker.sock"
+}
