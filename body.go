@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// maxJSON bounds a JSON body that has to be read whole, from clients; 16 MiB.
+const maxJSON = 16 << 20
+
+// object is a JSON object taken apart at its top level only: the members keep
+// their order and their own bytes, so that keys newer than this program, and
+// numbers it would round, go through unchanged.
+type object []member
+
+type member struct {
+	key   string
+	value json.RawMessage
+}
+
+// parseObject takes data apart. null and nothing at all are an empty object, as engines read them.
+func parseObject(data []byte) (object, error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	tok, err := dec.Token()
+	if errors.Is(err, io.EOF) || tok == nil && err == nil {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if tok != json.Delim('{') {
+		return nil, errors.New("expected a JSON object")
+	}
+	var o object
+	for dec.More() {
+		tok, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		m := member{key: tok.(string)}
+		if err := dec.Decode(&m.value); err != nil {
+			return nil, err
+		}
+		o = append(o, m)
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// bytes puts the object together again.
+func (o object) bytes() []byte {
+	var b bytes.Buffer
+	b.WriteByte('{')
+	for i, m := range o {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		key, _ := json.Marshal(m.key)
+		b.Write(key)
+		b.WriteByte(':')
+		b.Write(m.value)
+	}
+	b.WriteByte('}')
+	return b.Bytes()
+}
+
+// get returns the value of key in exactly this spelling, as engines write it; nil if it is not there.
+func (o object) get(key string) json.RawMessage {
+	for i := len(o) - 1; i >= 0; i-- {
+		if o[i].key == key {
+			return o[i].value
+		}
+	}
+	return nil
+}
+
+// without cuts every spelling of key: an engine folds letter case, and of doubles the last wins.
+func (o object) without(key string) object {
+	kept := make(object, 0, len(o)+1)
+	for _, m := range o {
+		if !strings.EqualFold(m.key, key) {
+			kept = append(kept, m)
+		}
+	}
+	return kept
+}
+
+// with replaces every spelling of key by one, at the end.
+func (o object) with(key string, value any) object {
+	raw, err := json.Marshal(value)
+	if err != nil {
+		panic(err) // only values of our own come here: strings, numbers, maps of them
+	}
+	return append(o.without(key), member{key, raw})
+}
+
+// replace puts value in the place of key, or at the end if key is not there.
+func (o object) replace(key string, value []byte) object {
+	for i := range o {
+		if o[i].key == key {
+			o[i].value = value
+			return o
+		}
+	}
+	return append(o, member{key, value})
+}
+
+// readBody reads a client's JSON body whole, up to maxJSON.
+func readBody(r *http.Request) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r.Body, maxJSON+1))
+	if err != nil {
+		return nil, errorf(http.StatusBadRequest, "read request body: %v", err)
+	}
+	if len(data) > maxJSON {
+		return nil, errorf(http.StatusRequestEntityTooLarge, "request body is over %d MiB", maxJSON>>20)
+	}
+	return data, nil
+}
+
+// decodeBody reads data into wanted the way an engine does: letter case folded,
+// the last of doubles wins, unknown keys ignored. Deep nesting and bytes after
+// the object are refused.
+func decodeBody(data []byte, wanted any) error {
+	if err := checkDepth(data); err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if err := dec.Decode(wanted); err != nil {
+		if errors.Is(err, io.EOF) {
+			return errorf(http.StatusBadRequest, "invalid JSON: got EOF while reading request body")
+		}
+		return errorf(http.StatusBadRequest, "invalid JSON: %v", err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errorf(http.StatusBadRequest, "unexpected content after JSON")
+	}
+	return nil
+}
+
+// maxDepth bounds nesting in client bodies: real ones stay below 10.
+const maxDepth = 200
+
+func checkDepth(data []byte) error {
+	depth, quoted := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			if depth++; depth > maxDepth {
+				return errorf(http.StatusBadRequest, "invalid JSON: nested deeper than %d", maxDepth)
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return nil
+}
+
+// jsonText encodes a value of our own for a text column.
+func jsonText(v any) string {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // maps and structs of strings and numbers always encode
+	}
+	return string(data)
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+)
+
+// hostConfig is what placement reads of a container's HostConfig, in a create
+// body and in an inspect.
+type hostConfig struct {
+	NanoCpus          int64
+	CpuQuota          int64
+	CpuPeriod         int64
+	Memory            int64
+	MemoryReservation int64
+	PortBindings      map[string][]portBinding
+	NetworkMode       string
+	IpcMode           string
+	PidMode           string
+	VolumesFrom       []string
+	Links             []string
+	Binds             []string
+	Mounts            []struct{ Type, Source, Target string }
+	Runtime           string
+}
+
+type portBinding struct{ HostIp, HostPort string }
+
+// defaultPeriod is the kernel's CPU period, in microseconds, where a quota comes without one.
+const defaultPeriod = 100_000
+
+// nanoCPUs is what a container reserves, in units of 1e-9 CPU: NanoCpus, else
+// quota over period. CpuShares are relative weights and reserve nothing.
+func (h *hostConfig) nanoCPUs() int64 {
+	if h.NanoCpus > 0 {
+		return h.NanoCpus
+	}
+	if h.CpuQuota <= 0 {
+		return 0
+	}
+	period := h.CpuPeriod
+	if period <= 0 {
+		period = defaultPeriod
+	}
+	return int64(float64(h.CpuQuota) / float64(period) * 1e9)
+}
+
+// memoryBytes is what a container reserves: the reservation, else the limit.
+func (h *hostConfig) memoryBytes() int64 {
+	if h.MemoryReservation > 0 {
+		return h.MemoryReservation
+	}
+	return max(h.Memory, 0)
+}
+
+// hostPort is a port, or a range to pick one from, on a node's address.
+type hostPort struct {
+	ip          string // "" = every address
+	first, last int
+	protocol    string
+}
+
+func (p hostPort) String() string {
+	s := strconv.Itoa(p.first)
+	if p.last != p.first {
+		s += "-" + strconv.Itoa(p.last)
+	}
+	if p.ip != "" {
+		s = p.ip + ":" + s
+	}
+	return s + "/" + p.protocol
+}
+
+// ports lists the host ports that are asked for by number; those left to the
+// engine (empty or 0) cannot be in conflict. What does not parse is the engine's to refuse.
+func (h *hostConfig) ports() []hostPort {
+	var list []hostPort
+	for port, bindings := range h.PortBindings {
+		_, protocol, ok := strings.Cut(port, "/")
+		if !ok {
+			protocol = "tcp"
+		}
+		for _, b := range bindings {
+			from, to, isRange := strings.Cut(b.HostPort, "-")
+			first, err := strconv.Atoi(from)
+			if err != nil || first < 1 || first > 65535 {
+				continue
+			}
+			last := first
+			if isRange {
+				if last, err = strconv.Atoi(to); err != nil || last < first || last > 65535 {
+					continue
+				}
+			}
+			list = append(list, hostPort{everyIP(b.HostIp), first, last, strings.ToLower(protocol)})
+		}
+	}
+	return list
+}
+
+// everyIP makes the ways to say "every address" one.
+func everyIP(ip string) string {
+	if ip == "0.0.0.0" || ip == "::" {
+		return ""
+	}
+	return ip
+}
