@@ -1,0 +1,474 @@
+package main
+
+import (
+	"context"
+	crand "crypto/rand"
+	"database/sql"
+	"database/sql/driver"
+	_ "embed"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+//go:embed schema.sql
+var schema string
+
+const (
+	// applicationID marks our files ("swml"), so that another program's database is never written to.
+	applicationID = 0x73776d6c
+	// schemaVersion goes up when schema.sql changes.
+	schemaVersion = 1
+
+	writeBatch = 64              // waiting writes that share one commit
+	busyWait   = 5 * time.Second // how long a write waits for a lock held by a sqlite3 shell
+)
+
+var (
+	errNotFound = errors.New("not found")
+	errClosed   = errors.New("the state database is closed")
+)
+
+func init() {
+	// shuffle(seed, id) is the order of strategy random: the same seed gives it again.
+	sqlite.MustRegisterDeterministicScalarFunction("shuffle", 2, func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
+		seed, _ := args[0].(int64)
+		id, _ := args[1].(int64)
+		return int64(rand.New(rand.NewPCG(uint64(seed), uint64(id))).Uint32()), nil
+	})
+}
+
+// store owns the SQLite file: one writer connection and a pool of readers.
+// State lives here and nowhere else; a transaction is the lock.
+type store struct {
+	path string
+	lock *os.File
+	rw   *sql.DB // one connection, owned by the writer goroutine
+	ro   *sql.DB
+
+	writes chan *write
+	stop   chan struct{}
+	done   chan struct{} // closed when the writer has ended
+
+	prepared sync.Map // SQL text → *sql.Stmt on ro
+
+	eventsMu sync.Mutex
+	eventsCh chan struct{} // closed and replaced when event rows were committed
+}
+
+// write is one function waiting for its turn in the writer's next transaction.
+type write struct {
+	fn   func(*tx) error
+	done chan error
+}
+
+// tx is a running write transaction. Its statements stay prepared between transactions.
+type tx struct {
+	ctx       context.Context
+	conn      *sql.Conn
+	stmts     map[string]*sql.Stmt
+	newEvents bool
+}
+
+func (t *tx) prepare(query string) (*sql.Stmt, error) {
+	if st, ok := t.stmts[query]; ok {
+		return st, nil
+	}
+	st, err := t.conn.PrepareContext(t.ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	// The shapes of placement queries are many but not endless; a flood of odd ones starts afresh.
+	if len(t.stmts) >= 500 {
+		for q, old := range t.stmts {
+			old.Close()
+			delete(t.stmts, q)
+		}
+	}
+	t.stmts[query] = st
+	return st, nil
+}
+
+func (t *tx) exec(query string, args ...any) (sql.Result, error) {
+	st, err := t.prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	return st.ExecContext(t.ctx, args...)
+}
+
+func (t *tx) query(query string, args ...any) (*sql.Rows, error) {
+	st, err := t.prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	return st.QueryContext(t.ctx, args...)
+}
+
+// get scans the only row of a query into dest, or returns errNotFound.
+func (t *tx) get(query string, args []any, dest ...any) error {
+	st, err := t.prepare(query)
+	if err != nil {
+		return err
+	}
+	return oneRow(st.QueryRowContext(t.ctx, args...).Scan(dest...))
+}
+
+func oneRow(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return errNotFound
+	}
+	return err
+}
+
+// openStore opens the database at path, making it if it is not there, and takes
+// the lock that keeps a second manager away. Foreign, newer and unreadable files
+// are refused untouched.
+func openStore(ctx context.Context, path string) (*store, error) {
+	fresh, err := checkFile(path)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := lockFile(path + ".lock")
+	if err != nil {
+		return nil, fmt.Errorf("state database %s: %w", path, err)
+	}
+	s := &store{
+		path: path, lock: lock,
+		writes: make(chan *write, writeBatch), stop: make(chan struct{}), done: make(chan struct{}),
+		eventsCh: make(chan struct{}),
+	}
+	if fresh {
+		err = create(ctx, path)
+	}
+	if err == nil {
+		err = s.open(ctx)
+	}
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("state database %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// checkFile looks at path with lstat and reads its header, before SQLite has it
+// open: closing any other handle later would drop SQLite's own locks.
+func checkFile(path string) (fresh bool, err error) {
+	dir, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return false, fmt.Errorf("state database %s: %w; make the directory, or name another file with -db", path, plain(err))
+	}
+	if !dir.IsDir() {
+		return false, fmt.Errorf("state database %s: %s is not a directory", path, filepath.Dir(path))
+	}
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("state database %s: %w", path, plain(err))
+	}
+	if !info.Mode().IsRegular() {
+		return false, fmt.Errorf("state database %s: not a regular file; name another file with -db", path)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return false, fmt.Errorf("state database %s: belongs to user %d, not to user %d who runs swarmlite", path, st.Uid, os.Geteuid())
+	}
+	if info.Size() == 0 {
+		return true, nil
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return false, fmt.Errorf("state database %s: %w; it must be readable and writable", path, plain(err))
+	}
+	defer f.Close()
+	var head [100]byte // SQLite's file header: magic at 0, user_version at 60, application_id at 68
+	if _, err := f.ReadAt(head[:], 0); err != nil || string(head[:16]) != "SQLite format 3\x00" {
+		return false, fmt.Errorf("state database %s: not a SQLite database; name another file with -db, or move this one away", path)
+	}
+	if id := binary.BigEndian.Uint32(head[68:]); id != applicationID {
+		return false, fmt.Errorf("state database %s: belongs to another program; name another file with -db", path)
+	}
+	if v := binary.BigEndian.Uint32(head[60:]); v > schemaVersion {
+		return false, fmt.Errorf("state database %s: made by a newer swarmlite (schema %d, this one knows %d); run that version, or name another file with -db", path, v, schemaVersion)
+	}
+	return false, nil
+}
+
+// plain strips the operation and path from a file error: our messages name the path already.
+func plain(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock file %s: %w; the directory must be writable, or name another file with -db", path, plain(err))
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, errors.New("in use by another swarmlite manager; stop that one, or name another file with -db")
+	}
+	return f, nil
+}
+
+func dsn(path, pragmas string) string {
+	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + pragmas
+}
+
+// create makes the file and its schema in one rollback-journal transaction, so
+// that the file is either empty or whole, and its header says whose it is.
+func create(ctx context.Context, path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return plain(err)
+	}
+	f.Close()
+	db, err := sql.Open("sqlite", dsn(path, "_pragma=foreign_keys(0)"))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	id := make([]byte, 16)
+	crand.Read(id)
+	_, err = db.ExecContext(ctx, fmt.Sprintf("BEGIN EXCLUSIVE; PRAGMA application_id = %d; PRAGMA user_version = %d;\n%s;\n"+
+		"INSERT INTO manager (id, cluster_id) VALUES (1, '%s'); COMMIT", applicationID, schemaVersion, schema, hex.EncodeToString(id)))
+	return err
+}
+
+// open connects the writer and the readers and starts the writer goroutine.
+func (s *store) open(ctx context.Context) error {
+	common := fmt.Sprintf("_pragma=busy_timeout(%d)&_pragma=foreign_keys(1)&_pragma=cache_size(-16000)&_pragma=temp_store(2)", busyWait.Milliseconds())
+	var err error
+	// wal_autocheckpoint(0): a checkpoint in the middle of a create costs it 10 to 20 ms;
+	// the writer makes them itself when it has nothing to do.
+	s.rw, err = sql.Open("sqlite", dsn(s.path, common+"&_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=wal_autocheckpoint(0)"))
+	if err != nil {
+		return err
+	}
+	s.rw.SetMaxOpenConns(1)
+	conn, err := s.rw.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	if err := conn.QueryRowContext(ctx, "SELECT 1 FROM manager").Scan(new(int)); err != nil {
+		conn.Close()
+		return err
+	}
+	s.ro, err = sql.Open("sqlite", dsn(s.path, common+"&_pragma=query_only(1)"))
+	if err != nil {
+		return err
+	}
+	s.ro.SetMaxOpenConns(8)
+	s.ro.SetMaxIdleConns(4)
+	go s.writer(context.WithoutCancel(ctx), conn)
+	return nil
+}
+
+// close ends the writer after the writes that already wait, folds the WAL into
+// the file and gives up the lock.
+func (s *store) close() {
+	close(s.stop)
+	<-s.done
+	s.prepared.Range(func(_, st any) bool { st.(*sql.Stmt).Close(); return true })
+	s.ro.Close()
+	s.rw.Close()
+	s.lock.Close()
+}
+
+// write runs fn in a write transaction and returns when it is committed, or fn
+// has refused and nothing of it is kept. fn must not wait for anything but SQL.
+// A client that leaves does not undo a write that waits its turn.
+func (s *store) write(ctx context.Context, fn func(*tx) error) error {
+	w := &write{fn: fn, done: make(chan error, 1)}
+	select {
+	case s.writes <- w:
+	case <-s.stop:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-w.done:
+		return err
+	case <-s.done:
+		select {
+		case err := <-w.done:
+			return err
+		default:
+			return errClosed
+		}
+	}
+}
+
+// writer is the one goroutine that writes: it takes all that waits, up to
+// writeBatch, into one transaction.
+func (s *store) writer(ctx context.Context, conn *sql.Conn) {
+	defer close(s.done)
+	defer conn.Close()
+	t := &tx{ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{}}
+	idle := time.NewTimer(time.Hour)
+	batch := make([]*write, 0, writeBatch)
+	for {
+		batch = batch[:0]
+		select {
+		case w := <-s.writes:
+			batch = append(batch, w)
+		case <-idle.C:
+			t.exec("PRAGMA wal_checkpoint(PASSIVE)")
+			continue
+		case <-s.stop:
+			for {
+				select {
+				case w := <-s.writes:
+					s.commit(t, []*write{w})
+				default:
+					t.exec("PRAGMA wal_checkpoint(TRUNCATE)")
+					return
+				}
+			}
+		}
+	fill:
+		for len(batch) < writeBatch {
+			select {
+			case w := <-s.writes:
+				batch = append(batch, w)
+			default:
+				break fill
+			}
+		}
+		s.commit(t, batch)
+		idle.Reset(200 * time.Millisecond)
+	}
+}
+
+// commit runs a batch in one transaction, each function in a savepoint of its
+// own so that one that refuses takes nothing with it.
+func (s *store) commit(t *tx, batch []*write) {
+	errs := make([]error, len(batch))
+	t.newEvents = false
+	_, err := t.exec("BEGIN IMMEDIATE")
+	if err == nil {
+		for i, w := range batch {
+			errs[i] = t.inSavepoint(w.fn)
+		}
+		if _, err = t.exec("COMMIT"); err != nil {
+			t.exec("ROLLBACK")
+		}
+	}
+	if err == nil && t.newEvents {
+		s.wakeEvents()
+	}
+	for i, w := range batch {
+		if err != nil {
+			errs[i] = storeError(err)
+		}
+		w.done <- errs[i]
+	}
+}
+
+func (t *tx) inSavepoint(fn func(*tx) error) (err error) {
+	if _, err := t.exec("SAVEPOINT one"); err != nil {
+		return err
+	}
+	// A panic in a write must not take the writer with it: every later request would wait for ever.
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("write: panic: %v", p)
+		}
+		if err != nil {
+			t.exec("ROLLBACK TO one")
+		}
+		if _, e := t.exec("RELEASE one"); err == nil {
+			err = e
+		}
+	}()
+	return fn(t)
+}
+
+// storeError turns what SQLite says into the words a client gets: creates and
+// other writes that need the database answer 503, reads and relays go on.
+func storeError(err error) error {
+	var se *sqlite.Error
+	if !errors.As(err, &se) {
+		return err
+	}
+	reason := err.Error()
+	switch se.Code() & 0xff {
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		reason = "locked by another program"
+	case sqlite3.SQLITE_FULL:
+		reason = "disk full"
+	case sqlite3.SQLITE_READONLY:
+		reason = "read-only"
+	case sqlite3.SQLITE_IOERR:
+		reason = "disk I/O error"
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		reason = "damaged"
+	}
+	return errorf(503, "state database: %s", reason)
+}
+
+// stmt returns query prepared for the readers; only texts fixed in the program come here.
+func (s *store) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
+	if st, ok := s.prepared.Load(query); ok {
+		return st.(*sql.Stmt), nil
+	}
+	st, err := s.ro.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	if old, loaded := s.prepared.LoadOrStore(query, st); loaded {
+		st.Close()
+		return old.(*sql.Stmt), nil
+	}
+	return st, nil
+}
+
+func (s *store) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	st, err := s.stmt(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return st.QueryContext(ctx, args...)
+}
+
+// get scans the only row of a query into dest, or returns errNotFound.
+func (s *store) get(ctx context.Context, query string, args []any, dest ...any) error {
+	st, err := s.stmt(ctx, query)
+	if err != nil {
+		return err
+	}
+	return oneRow(st.QueryRowContext(ctx, args...).Scan(dest...))
+}
+
+// newEvents returns a channel that is closed when the next event rows are committed.
+func (s *store) newEvents() <-chan struct{} {
+	s.eventsMu.Lock()
+	defer s.eventsMu.Unlock()
+	return s.eventsCh
+}
+
+func (s *store) wakeEvents() {
+	s.eventsMu.Lock()
+	defer s.eventsMu.Unlock()
+	close(s.eventsCh)
+	s.eventsCh = make(chan struct{})
+}
