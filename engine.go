@@ -1,0 +1,490 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/docker/docker/client"
+	"golang.org/x/sys/unix"
+)
+
+// Deadlines towards an engine (FAULTS S23). A hung engine still accepts
+// connections, so only these find it.
+const (
+	dialWait    = 3 * time.Second
+	readWait    = 10 * time.Second // first header byte of a read
+	writeWait   = 60 * time.Second // of a create or start; runs out only if the engine's ping fails as well
+	probeWait   = 5 * time.Second
+	maxCalls    = 64       // ordinary calls under way to one engine
+	maxAnswer   = 64 << 20 // bytes of a JSON answer that we decode
+	maxItem     = 8 << 20  // bytes of one event
+	slowAnswers = 3        // calls over their deadline, in a row, that make a node unhealthy
+	second      = int64(1e9)
+)
+
+// patience is how long a kind of call may take until its first header byte.
+type patience int
+
+const (
+	read    patience = iota // readWait
+	change                  // writeWait, and longer while the engine's ping is answered
+	forever                 // streams and waits: only the connection's keep-alive ends them
+)
+
+// engine is the live connection to the daemon on a node.
+type engine struct {
+	id   int64  // of the node
+	addr string // as in nodes.address
+	base string // scheme and host for requests
+
+	network, host string // to dial
+	tls           *tls.Config
+	transport     *http.Transport
+	docker        *client.Client
+	calls         chan struct{} // places for ordinary calls
+
+	healthy    atomic.Bool
+	name       atomic.Pointer[string]
+	trouble    atomic.Pointer[string] // last error while it is not healthy
+	highest    atomic.Int64           // apiVersion
+	lowest     atomic.Int64           // apiVersion
+	builder    atomic.Value           // string, Builder-Version of its ping
+	lastAnswer atomic.Int64           // monotonic nanoseconds, see now
+	timeouts   atomic.Int32           // in a row
+	suspect    chan struct{}          // a call ran out: probe now
+
+	marks marks
+}
+
+// start is what monotonic time is counted from: health is never judged by the wall clock.
+var start = time.Now()
+
+func monotonic() int64 { return int64(time.Since(start)) }
+
+// engineError is a call that an engine did not answer.
+type engineError struct {
+	node    string
+	op      string
+	sent    bool // the request may have reached the engine
+	timeout bool
+	err     error
+}
+
+func (e *engineError) Error() string {
+	return fmt.Sprintf("%s on node %s: %v", e.op, e.node, e.err)
+}
+
+func (e *engineError) Unwrap() error { return e.err }
+
+var errNoAnswer = errors.New("no answer in time")
+
+// newEngine prepares the connection to the daemon at addr; nothing is dialed yet.
+// Without certs TCP is plain; sockets always are.
+func newEngine(id int64, addr string, certs *certSource) (*engine, error) {
+	e := &engine{id: id, addr: addr, calls: make(chan struct{}, maxCalls), suspect: make(chan struct{}, 1)}
+	e.setName(strings.TrimPrefix(addr, "tcp://"))
+	scheme, host, _ := strings.Cut(addr, "://")
+	e.network, e.host, e.base = "tcp", host, "http://"+host
+	if scheme == "unix" {
+		e.network, e.base = "unix", "http://docker"
+	}
+	if certs != nil && scheme == "tcp" {
+		e.base = "https://" + host
+		name, _, err := net.SplitHostPort(host)
+		if err != nil {
+			return nil, err
+		}
+		e.tls = certs.clientConfig(true, name)
+	}
+	e.transport = &http.Transport{
+		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dialPlain(ctx) },
+		DialTLSContext:      func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dial(ctx) },
+		MaxIdleConnsPerHost: 2, // an open file each: a thousand nodes must fit
+		IdleConnTimeout:     15 * time.Second,
+		DisableCompression:  true,
+		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
+		WriteBufferSize:     32 << 10,
+		ReadBufferSize:      32 << 10,
+	}
+	var err error
+	e.docker, err = client.NewClientWithOpts(client.WithHost("tcp://"+e.hostOnly()),
+		client.WithHTTPClient(&http.Client{Transport: e.transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}),
+		client.WithScheme(strings.SplitN(e.base, ":", 2)[0]), client.WithAPIVersionNegotiation())
+	return e, err
+}
+
+func (e *engine) hostOnly() string {
+	if e.network == "unix" {
+		return "docker"
+	}
+	return e.host
+}
+
+func (e *engine) setName(s string) { e.name.Store(&s) }
+func (e *engine) nodeName() string { return *e.name.Load() }
+
+func (e *engine) versions() (lowest, highest apiVersion) {
+	return apiVersion(e.lowest.Load()), apiVersion(e.highest.Load())
+}
+
+func (e *engine) dialPlain(ctx context.Context) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialWait,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3},
+		Control: func(network, _ string, c syscall.RawConn) error {
+			if !strings.HasPrefix(network, "tcp") {
+				return nil
+			}
+			// Unanswered bytes end a connection after 60 s; keep-alive alone does not watch those.
+			return c.Control(func(fd uintptr) {
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 60_000)
+			})
+		}}
+	return d.DialContext(ctx, e.network, e.host)
+}
+
+// dial connects, with TLS where the node has it.
+func (e *engine) dial(ctx context.Context) (net.Conn, error) {
+	conn, err := e.dialPlain(ctx)
+	if err != nil || e.tls == nil {
+		return conn, err
+	}
+	tc := tls.Client(conn, e.tls)
+	ctx, cancel := context.WithTimeout(ctx, dialWait)
+	defer cancel()
+	if err := tc.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return tc, nil
+}
+
+// answered notes a sign of life.
+func (e *engine) answered() { e.lastAnswer.Store(monotonic()) }
+
+// quietFor is the time since the engine answered anything.
+func (e *engine) quietFor() time.Duration {
+	return time.Duration(monotonic() - e.lastAnswer.Load())
+}
+
+// doubt has the watcher look at the engine at once.
+func (e *engine) doubt() {
+	select {
+	case e.suspect <- struct{}{}:
+	default:
+	}
+}
+
+// do sends req and waits for the answer's header as long as p allows. The
+// caller closes the body. Errors are *engineError.
+func (e *engine) do(req *http.Request, p patience) (*http.Response, error) {
+	fail := func(sent, timeout bool, err error) error {
+		return &engineError{e.nodeName(), req.Method + " " + req.URL.Path, sent, timeout, err}
+	}
+	if p != forever {
+		select {
+		case e.calls <- struct{}{}:
+			defer func() { <-e.calls }()
+		case <-req.Context().Done():
+			return nil, fail(false, false, req.Context().Err())
+		}
+	}
+	ctx, cancel := context.WithCancelCause(req.Context())
+	var sent atomic.Bool
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
+	var timer *time.Timer
+	switch p {
+	case read:
+		timer = time.AfterFunc(readWait, func() { cancel(errNoAnswer) })
+	case change:
+		timer = time.AfterFunc(writeWait, func() {
+			for ctx.Err() == nil {
+				if err := e.ping(ctx, probeWait); err != nil {
+					cancel(errNoAnswer)
+					return
+				}
+				select {
+				case <-time.After(readWait):
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	resp, err := e.transport.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, trace)))
+	if timer != nil {
+		timer.Stop()
+	}
+	if err != nil {
+		cancel(nil)
+		if timeout := context.Cause(ctx) == errNoAnswer; timeout {
+			e.timeouts.Add(1)
+			e.doubt()
+			return nil, fail(sent.Load(), true, errNoAnswer)
+		}
+		if req.Context().Err() == nil {
+			e.doubt()
+		}
+		return nil, fail(sent.Load(), false, err)
+	}
+	e.answered()
+	e.timeouts.Store(0)
+	resp.Body = &cancelBody{resp.Body, cancel}
+	return resp, nil
+}
+
+// cancelBody ends the call's context when its answer is closed.
+type cancelBody struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (b *cancelBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.cancel(nil)
+	return err
+}
+
+// url is the address of path at version v, brought into the engine's range.
+func (e *engine) url(v apiVersion, path, query string) string {
+	lowest, highest := e.versions()
+	u := e.base
+	if v = v.clamp(lowest, highest); v != 0 {
+		u += "/v" + v.String()
+	}
+	u += path
+	if query != "" {
+		u += "?" + query
+	}
+	return u
+}
+
+// ping asks for a sign of life within d.
+func (e *engine) ping(ctx context.Context, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.base+"/_ping", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := e.transport.RoundTrip(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return errNoAnswer
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<10))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("ping answered %s", resp.Status)
+	}
+	e.answered()
+	return nil
+}
+
+// getJSON reads path into dest at the engine's highest version. It returns
+// errNotFound for 404, and the engine's words for other refusals.
+func (e *engine) getJSON(ctx context.Context, path, query string, dest any) error {
+	body, err := e.get(ctx, path, query)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	// One byte of room tells an answer that ends at the bound from one that is cut there.
+	lim := &io.LimitedReader{R: body, N: maxAnswer + 1}
+	if err := json.NewDecoder(lim).Decode(dest); err != nil {
+		if lim.N <= 0 {
+			err = fmt.Errorf("over %d MiB", maxAnswer>>20)
+		}
+		return fmt.Errorf("bad answer to %s: %w", path, err)
+	}
+	return nil
+}
+
+func (e *engine) get(ctx context.Context, path, query string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.url(0, path, query), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := e.do(req, read)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		if resp.StatusCode == http.StatusNotFound {
+			return nil, errNotFound
+		}
+		return nil, fmt.Errorf("GET %s: %s: %s", path, resp.Status, engineMessage(resp.Body))
+	}
+	return resp.Body, nil
+}
+
+// engineMessage is what an engine's error body says.
+func engineMessage(body io.Reader) string {
+	data, _ := io.ReadAll(io.LimitReader(body, 64<<10))
+	var m struct{ Message string }
+	if json.Unmarshal(data, &m) == nil && m.Message != "" {
+		return m.Message
+	}
+	return string(bytes.TrimSpace(data))
+}
+
+// mark names one thing on a node that changed and has to be read again.
+type mark struct{ kind, id string }
+
+// marks are the reads that a node owes: state of the connection, not of the
+// cluster. One read serves a changing call and the event that follows it. While
+// the whole node is listed the reads wait, so that an older list never
+// overwrites a newer row.
+type marks struct {
+	mu      sync.Mutex
+	open    bool // a session is there to do the reads
+	listing bool
+	todo    []mark
+	state   map[mark]*markState
+	running int
+	idle    *sync.Cond
+	readOne func(mark)
+}
+
+type markState struct {
+	done    chan struct{}
+	running bool
+	ranOut  bool       // a list waited for it once in vain
+	next    *markState // asked for again while running
+}
+
+// maxReads is how many marks of one node are read at once.
+const maxReads = 4
+
+// begin lets marks in; readOne does the reading.
+func (m *marks) begin(readOne func(mark)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.idle == nil {
+		m.idle = sync.NewCond(&m.mu)
+	}
+	m.open, m.readOne, m.todo, m.state = true, readOne, nil, map[mark]*markState{}
+}
+
+// end drops what is owed: the next session lists everything.
+func (m *marks) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.open {
+		return
+	}
+	m.open, m.listing = false, false
+	for m.running > 0 {
+		m.idle.Wait()
+	}
+	for _, s := range m.state {
+		for ; s != nil; s = s.next {
+			close(s.done)
+		}
+	}
+	m.todo, m.state = nil, nil
+}
+
+// hold waits for reads under way and keeps new ones back until release.
+func (m *marks) hold() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listing = true
+	for m.running > 0 {
+		m.idle.Wait()
+	}
+}
+
+func (m *marks) release() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listing = false
+	m.spawn()
+}
+
+// add owes a read of k; a read that has not begun yet serves this one too.
+func (m *marks) add(k mark) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.open {
+		return
+	}
+	s := m.state[k]
+	switch {
+	case s == nil:
+		m.state[k] = &markState{done: make(chan struct{})}
+		m.todo = append(m.todo, k)
+	case s.running && s.next == nil:
+		s.next = &markState{done: make(chan struct{})}
+	}
+	m.spawn()
+}
+
+func (m *marks) spawn() {
+	for m.open && !m.listing && m.running < maxReads && len(m.todo) > 0 {
+		k := m.todo[0]
+		m.todo = m.todo[1:]
+		m.state[k].running = true
+		m.running++
+		go m.work(k)
+	}
+}
+
+func (m *marks) work(k mark) {
+	m.readOne(k)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.running--
+	if s := m.state[k]; s != nil {
+		close(s.done)
+		if s.next != nil {
+			m.state[k] = s.next
+			m.todo = append(m.todo, k)
+		} else {
+			delete(m.state, k)
+		}
+	}
+	m.spawn()
+	m.idle.Broadcast()
+}
+
+// wait returns when the reads owed now are done, or ctx has ended. A read that
+// was waited for in vain once is not waited for again.
+func (m *marks) wait(ctx context.Context) {
+	m.mu.Lock()
+	var owed []*markState
+	for _, s := range m.state {
+		for ; s != nil; s = s.next {
+			if !s.ranOut {
+				owed = append(owed, s)
+			}
+		}
+	}
+	m.mu.Unlock()
+	for i, s := range owed {
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			m.mu.Lock()
+			for _, s := range owed[i:] {
+				s.ranOut = true
+			}
+			m.mu.Unlock()
+			return
+		}
+	}
+}

@@ -1,0 +1,335 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// setNodes makes addresses the addresses of the cluster and returns their node
+// ids. Rows of other addresses stay until removeNode.
+func (s *store) setNodes(ctx context.Context, addresses []string) (map[int64]string, error) {
+	ids := map[int64]string{}
+	err := s.write(ctx, func(t *tx) error {
+		clear(ids)
+		for _, addr := range addresses {
+			// A node that was taken out and is named again starts afresh, but keeps what the operator set.
+			if _, err := t.exec(`INSERT INTO nodes (address, name, state_at) VALUES (?1, ?2, strftime('%s','now'))
+				ON CONFLICT (address) DO UPDATE SET state = 'pending', error = '', step = '' WHERE state = 'removed'`,
+				addr, "("+strings.TrimPrefix(addr, "tcp://")+")"); err != nil {
+				return err
+			}
+			var id int64
+			if err := t.get("SELECT id FROM nodes WHERE address = ?", []any{addr}, &id); err != nil {
+				return err
+			}
+			ids[id] = addr
+		}
+		return nil
+	})
+	return ids, err
+}
+
+// removeNode takes a node out: its mirror rows go, what the operator set stays.
+// It returns how many containers are left to themselves on the host.
+func (s *store) removeNode(ctx context.Context, id int64) (left int, err error) {
+	err = s.write(ctx, func(t *tx) error {
+		if err := t.get("SELECT count(*) FROM containers WHERE node_id = ?", []any{id}, &left); err != nil {
+			return err
+		}
+		if err := t.dropMirror(id); err != nil {
+			return err
+		}
+		_, err := t.exec("UPDATE nodes SET state = 'removed', state_at = strftime('%s','now'), confirmed = 0, engine_id = NULL WHERE id = ?", id)
+		return err
+	})
+	return left, err
+}
+
+// dropMirror deletes what a node's engine told, and what was reserved there.
+func (t *tx) dropMirror(id int64) error {
+	for _, table := range []string{"containers", "reservations", "images", "image_names", "networks", "volumes", "execs", "pulls", "image_tags"} {
+		if _, err := t.exec("DELETE FROM "+table+" WHERE node_id = ?", id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begin is the manager's first write: nodes are unheard of until they answer,
+// those not in addresses are taken out, and nobody waits for reservations of
+// an earlier run.
+func (s *store) begin(ctx context.Context, m managerRow) error {
+	return s.write(ctx, func(t *tx) error {
+		_, err := t.exec(`UPDATE manager SET version = ?, strategy = ?, filters = ?, overcommit = ?, count_stopped = ?,
+			started_at = strftime('%s','now')`, m.version, m.strategy, m.filters, m.overcommit, m.countStopped)
+		if err != nil {
+			return err
+		}
+		if _, err := t.exec("UPDATE reservations SET state = 'unknown'"); err != nil {
+			return err
+		}
+		_, err = t.exec("UPDATE nodes SET state = 'pending', confirmed = 0, failures = 0, answers = 1 WHERE state <> 'removed'")
+		return err
+	})
+}
+
+// managerRow is what the manager writes of itself at start.
+type managerRow struct {
+	version, strategy, filters string
+	overcommit                 float64
+	countStopped               bool
+}
+
+// strayNodes lists nodes that an earlier run knew and addresses does not name.
+func (s *store) strayNodes(ctx context.Context, addresses []string) ([]int64, error) {
+	named := map[string]bool{}
+	for _, a := range addresses {
+		named[a] = true
+	}
+	rows, err := s.query(ctx, "SELECT id, address FROM nodes WHERE state <> 'removed'")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var stray []int64
+	for rows.Next() {
+		var id int64
+		var addr string
+		if err := rows.Scan(&id, &addr); err != nil {
+			return nil, err
+		}
+		if !named[addr] {
+			stray = append(stray, id)
+		}
+	}
+	return stray, rows.Err()
+}
+
+// upNode is what nodeUp found out about a node that answers.
+type upNode struct {
+	name     string
+	warnings []string
+}
+
+// nodeUp writes what an engine says of itself. It returns a *duplicateError if a
+// healthy node has the same engine ID.
+func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, err error) {
+	err = s.write(ctx, func(t *tx) error {
+		up = upNode{}
+		var other int64
+		var otherName, otherAddr, otherState string
+		err := t.get("SELECT id, name, address, state FROM nodes WHERE engine_id = ? AND id <> ? AND state <> 'removed' ORDER BY state = 'healthy' DESC",
+			[]any{f.info.ID, id}, &other, &otherName, &otherAddr, &otherState)
+		switch {
+		case errors.Is(err, errNotFound):
+		case err != nil:
+			return err
+		case otherState == "healthy":
+			return &duplicateError{f.info.ID, otherName, otherAddr}
+		default:
+			// The host has moved here from an address that does not answer: its containers are listed once.
+			if err := t.dropMirror(other); err != nil {
+				return err
+			}
+			if _, err := t.exec("UPDATE nodes SET engine_id = NULL WHERE id = ?", other); err != nil {
+				return err
+			}
+		}
+		var oldID string
+		if err := t.get("SELECT coalesce(engine_id, '') FROM nodes WHERE id = ?", []any{id}, &oldID); err != nil {
+			return err
+		}
+		if oldID != "" && oldID != f.info.ID {
+			up.warnings = append(up.warnings, "engine ID changed: another host answers at this address, what was known of the old one is dropped")
+			if err := t.dropMirror(id); err != nil {
+				return err
+			}
+		}
+		if up.name, err = t.freeNodeName(id, bounded(f.info.Name)); err != nil {
+			return err
+		}
+		labels, slots, warnings := engineLabels(f.info.Labels)
+		up.warnings = append(up.warnings, warnings...)
+		_, err = t.exec(`UPDATE nodes SET engine_id = ?, name = ?, ip = ?, cpus = ?, memory_bytes = ?, slots = ?, storage_driver = ?,
+			kernel_version = ?, operating_system = ?, os_type = ?, architecture = ?, engine_version = ?, api_version = ?,
+			min_api_version = ?, clock_skew_ms = ?, engine_labels = ?, info = ?, version_info = ? WHERE id = ?`,
+			bounded(f.info.ID), up.name, f.ip, f.info.NCPU, f.info.MemTotal, slots, bounded(f.info.Driver),
+			bounded(f.info.KernelVersion), bounded(f.info.OperatingSystem), bounded(f.info.OSType), bounded(f.info.Architecture),
+			bounded(f.version.Version), f.api.String(), f.min.String(), f.skew.Milliseconds(), jsonText(labels),
+			summaryText(f.rawInfo), summaryText(f.rawVer), id)
+		if err != nil {
+			return err
+		}
+		return t.putNodeLabels(id, f, labels)
+	})
+	return up, err
+}
+
+// freeNodeName gives a node its engine's host name, with the address behind it
+// if another node has that name already.
+func (t *tx) freeNodeName(id int64, name string) (string, error) {
+	var addr string
+	var taken int
+	err := t.get("SELECT address, (SELECT count(*) FROM nodes WHERE name = ? AND id <> ? AND state <> 'removed') FROM nodes WHERE id = ?",
+		[]any{name, id, id}, &addr, &taken)
+	if err == nil && taken > 0 {
+		name += "-" + strings.TrimPrefix(addr, "tcp://")
+	}
+	return name, err
+}
+
+// automaticLabels are set from what the engine says of itself; no label of a person's covers them.
+var automaticLabels = map[string]func(*engineInfo) string{
+	"storagedriver":   func(i *engineInfo) string { return i.Driver },
+	"kernelversion":   func(i *engineInfo) string { return i.KernelVersion },
+	"operatingsystem": func(i *engineInfo) string { return i.OperatingSystem },
+	"ostype":          func(i *engineInfo) string { return i.OSType },
+	"architecture":    func(i *engineInfo) string { return i.Architecture },
+}
+
+// engineLabels reads the labels an engine was started with.
+func engineLabels(list []string) (labels map[string]string, slots *int64, warnings []string) {
+	labels = map[string]string{}
+	for _, l := range list {
+		k, v, ok := strings.Cut(l, "=")
+		switch {
+		case !ok:
+			warnings = append(warnings, fmt.Sprintf("engine label %q is not key=value and is ignored", l))
+			continue
+		case k == "node" || automaticLabels[k] != nil:
+			warnings = append(warnings, fmt.Sprintf("engine label %q is ignored: %s is set by swarmlite", l, k))
+			continue
+		}
+		labels[bounded(k)] = bounded(v)
+	}
+	if n, err := strconv.ParseInt(labels["containerslots"], 10, 64); err == nil && n >= 0 {
+		slots = &n
+	}
+	return labels, slots, warnings
+}
+
+// putNodeLabels writes the labels that constraints see; the operator's stay.
+func (t *tx) putNodeLabels(id int64, f *nodeFacts, labels map[string]string) error {
+	if _, err := t.exec("DELETE FROM node_labels WHERE node_id = ? AND source <> 'operator'", id); err != nil {
+		return err
+	}
+	for k, read := range automaticLabels {
+		if _, err := t.exec("INSERT OR REPLACE INTO node_labels VALUES (?,?,?,'automatic')", id, k, bounded(read(&f.info))); err != nil {
+			return err
+		}
+	}
+	for k, v := range labels {
+		if _, err := t.exec("INSERT OR IGNORE INTO node_labels VALUES (?,?,?,'engine')", id, k, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nodeHealthy opens a node for placement.
+func (s *store) nodeHealthy(ctx context.Context, id int64) error {
+	return s.write(ctx, func(t *tx) error {
+		_, err := t.exec(`UPDATE nodes SET state = 'healthy', state_at = CASE state WHEN 'healthy' THEN state_at ELSE strftime('%s','now') END,
+			step = '', answers = 1 WHERE id = ?`, id)
+		if err != nil {
+			return err
+		}
+		return t.managerEvent(id, "engine_connect")
+	})
+}
+
+// nodeCalm forgets earlier failures of a node that has been well for a while.
+func (s *store) nodeCalm(ctx context.Context, id int64) error {
+	return s.write(ctx, func(t *tx) error {
+		_, err := t.exec("UPDATE nodes SET failures = 0 WHERE id = ? AND failures > 0", id)
+		return err
+	})
+}
+
+// nodeDown closes a node for placement and keeps why. Its containers stay listed.
+func (s *store) nodeDown(ctx context.Context, id int64, state string, cause error) error {
+	step, msg := "connect", cause.Error()
+	var se *stepError
+	if errors.As(cause, &se) {
+		step, msg = se.step, se.err.Error()
+	}
+	return s.write(ctx, func(t *tx) error {
+		var old string
+		if err := t.get("SELECT state FROM nodes WHERE id = ?", []any{id}, &old); err != nil {
+			return err
+		}
+		_, err := t.exec(`UPDATE nodes SET state = ?1, state_at = CASE state WHEN ?1 THEN state_at ELSE strftime('%s','now') END,
+			step = ?2, error = ?3, failures = min(failures + 1, 3) WHERE id = ?4`, state, step, bounded(msg), id)
+		if err != nil || old != "healthy" {
+			return err
+		}
+		return t.managerEvent(id, "engine_disconnect")
+	})
+}
+
+// nodeSilent takes a node out of the candidates, or back in, by whether it answered when a create needed it.
+func (s *store) nodeSilent(ctx context.Context, id int64, silent bool) error {
+	return s.write(ctx, func(t *tx) error {
+		_, err := t.exec("UPDATE nodes SET answers = ? WHERE id = ? AND answers <> ?", !silent, id, !silent)
+		return err
+	})
+}
+
+// keptEvents is how many event rows are kept.
+const keptEvents = 100_000
+
+// putEvents stores events that were not seen before, by time, thing and action:
+// a new subscription begins before the old one ended. fresh is called for each
+// before it can be read.
+func (s *store) putEvents(ctx context.Context, node int64, name string, batch []engineEvent, fresh func(engineEvent)) error {
+	return s.write(ctx, func(t *tx) error {
+		for _, ev := range batch {
+			res, err := t.exec("INSERT OR IGNORE INTO events (at_nano, node_id, node, time_nano, type, action, actor, body) VALUES (?,?,?,?,?,?,?,?)",
+				time.Now().UnixNano(), node, name, ev.TimeNano, bounded(ev.Type), bounded(ev.Action), bounded(ev.Actor.ID), strings.TrimSpace(summaryText(ev.raw)))
+			if err != nil {
+				return err
+			}
+			if n, _ := res.RowsAffected(); n == 0 {
+				continue
+			}
+			fresh(ev)
+			if err := t.eventAdded(res.LastInsertId()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// eventAdded has readers woken after the commit and trims the ledger now and then.
+func (t *tx) eventAdded(id int64, err error) error {
+	t.newEvents = true
+	if err == nil && id%1000 == 0 {
+		_, err = t.exec("DELETE FROM events WHERE id <= ?", id-keptEvents)
+	}
+	return err
+}
+
+// managerEvent stores an event of the cluster's own, in classic Swarm's words.
+func (t *tx) managerEvent(node int64, action string) error {
+	var name, addr, ip, engineID string
+	if err := t.get("SELECT name, address, ip, coalesce(engine_id, '') FROM nodes WHERE id = ?", []any{node}, &name, &addr, &ip, &engineID); err != nil {
+		return err
+	}
+	now := time.Now()
+	body := jsonText(map[string]any{
+		"status": action, "from": "swarm", "Type": "swarm", "Action": action, "scope": "local",
+		"Actor": map[string]any{"ID": engineID, "Attributes": map[string]string{
+			"node.name": name, "node.addr": strings.TrimPrefix(addr, "tcp://"), "node.ip": ip, "node.id": engineID}},
+		"time": now.Unix(), "timeNano": now.UnixNano()})
+	res, err := t.exec("INSERT INTO events (at_nano, node, time_nano, type, action, actor, body) VALUES (?,?,?,'swarm',?,?,?)",
+		now.UnixNano(), name, now.UnixNano(), action, engineID, body)
+	if err != nil {
+		return err
+	}
+	return t.eventAdded(res.LastInsertId())
+}

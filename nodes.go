@@ -1,0 +1,591 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	probeEvery   = 10 * time.Second // a quiet engine is pinged; with probeWait a hung one is found within 20 s
+	listEvery    = time.Minute      // events are a hint: the whole node is listed again
+	firstRetry   = 500 * time.Millisecond
+	lastRetry    = 5 * time.Second  // a node that comes back is healthy within 6 s
+	flapRetry    = 30 * time.Second // of a node whose connections keep ending young
+	youngAge     = 30 * time.Second
+	eventOverlap = 5 * time.Second // events are asked from this long before the list: see follow
+)
+
+// nodes is the set of engines: connections and their cancel functions. What is
+// known about nodes is in the database.
+type nodes struct {
+	log   *slog.Logger
+	store *store
+	certs *certSource // towards engines; nil: plain
+
+	mu      sync.Mutex
+	engines map[int64]*watched
+	wg      sync.WaitGroup
+}
+
+type watched struct {
+	*engine
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func newNodes(log *slog.Logger, s *store, certs *certSource) *nodes {
+	return &nodes{log: log, store: s, certs: certs, engines: map[int64]*watched{}}
+}
+
+// set makes addresses the nodes of the cluster: new ones are watched, those that
+// are not named any more are let go. Their containers are not touched.
+func (ns *nodes) set(ctx context.Context, addresses []string) error {
+	ids, err := ns.store.setNodes(ctx, addresses)
+	if err != nil {
+		return err
+	}
+	ns.mu.Lock()
+	var gone []*watched
+	for id, w := range ns.engines {
+		if _, ok := ids[id]; !ok {
+			delete(ns.engines, id)
+			w.cancel()
+			gone = append(gone, w)
+		}
+	}
+	for id, addr := range ids {
+		if ns.engines[id] != nil {
+			continue
+		}
+		e, err := newEngine(id, addr, ns.certs)
+		if err != nil {
+			ns.mu.Unlock()
+			return fmt.Errorf("node %s: %w", addr, err)
+		}
+		ectx, cancel := context.WithCancel(ctx)
+		w := &watched{e, cancel, make(chan struct{})}
+		ns.engines[id] = w
+		ns.wg.Go(func() {
+			defer close(w.done)
+			ns.watch(ectx, e)
+		})
+	}
+	ns.mu.Unlock()
+	for _, w := range gone {
+		<-w.done
+		left, err := ns.store.removeNode(ctx, w.id)
+		if err != nil {
+			return err
+		}
+		ns.log.Info("node removed", "node", w.nodeName(), "addr", w.addr, "containers_left", left)
+	}
+	return nil
+}
+
+// wait returns when every watcher has ended; their context must have.
+func (ns *nodes) wait() { ns.wg.Wait() }
+
+// get returns the engine of a node, healthy or not; nil if the node is gone.
+func (ns *nodes) get(id int64) *engine {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if w := ns.engines[id]; w != nil {
+		return w.engine
+	}
+	return nil
+}
+
+// all returns every engine, healthy or not.
+func (ns *nodes) all() []*engine {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	list := make([]*engine, 0, len(ns.engines))
+	for _, w := range ns.engines {
+		list = append(list, w.engine)
+	}
+	return list
+}
+
+// settle waits up to a second for the reads that healthy nodes owe, so that a
+// list shows what a call that has returned has changed.
+func (ns *nodes) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for _, e := range ns.all() {
+		if e.healthy.Load() {
+			e.marks.wait(ctx)
+		}
+	}
+}
+
+// usable refuses an engine that is known not to answer.
+func usable(e *engine) error {
+	if e.healthy.Load() {
+		return nil
+	}
+	reason := "not connected yet"
+	if t := e.trouble.Load(); t != nil && *t != "" {
+		reason = *t
+	}
+	return errorf(http.StatusServiceUnavailable, "node %s is not healthy: %s", e.nodeName(), reason)
+}
+
+// watch keeps one node's rows true until ctx ends: connect, list, follow, and
+// again with a growing, jittered pause.
+func (ns *nodes) watch(ctx context.Context, e *engine) {
+	pause, young := firstRetry, 0
+	for {
+		began := monotonic()
+		err := ns.session(ctx, e)
+		e.healthy.Store(false)
+		e.marks.end()
+		e.transport.CloseIdleConnections()
+		if ctx.Err() != nil {
+			return
+		}
+		wasHealthy := errors.As(err, new(*lostError))
+		state := "unhealthy"
+		var dup *duplicateError
+		if errors.As(err, &dup) {
+			state = "duplicate"
+		}
+		msg := err.Error()
+		old := e.trouble.Swap(&msg)
+		if err := ns.store.nodeDown(ctx, e.id, state, err); err != nil && ctx.Err() == nil {
+			ns.log.Error("node state not written", "node", e.nodeName(), "err", err)
+		}
+		if wasHealthy || old == nil || *old != msg {
+			ns.log.Warn("node "+state, "node", e.nodeName(), "addr", e.addr, "err", err)
+		}
+		limit := lastRetry
+		if wasHealthy {
+			pause = firstRetry
+			if time.Duration(monotonic()-began) < youngAge {
+				young++
+			} else {
+				young = 0
+			}
+			// Flapping is damped: each short life doubles the pause.
+			for range min(young, 6) {
+				pause = min(2*pause, flapRetry)
+			}
+			if young > 3 {
+				limit = flapRetry
+			}
+		}
+		select {
+		case <-time.After(pause/2 + rand.N(pause)):
+		case <-ctx.Done():
+			return
+		}
+		pause = min(2*pause, max(limit, pause))
+	}
+}
+
+// stepError is what a session ended with, and what was being done.
+type stepError struct {
+	step string
+	err  error
+}
+
+func (e *stepError) Error() string { return e.step + ": " + e.err.Error() }
+func (e *stepError) Unwrap() error { return e.err }
+
+// lostError ends a session that was healthy.
+type lostError struct{ *stepError }
+
+func (e *lostError) Unwrap() error { return e.stepError }
+
+// duplicateError is an engine whose ID another healthy node has.
+type duplicateError struct{ id, other, otherAddr string }
+
+func (e *duplicateError) Error() string {
+	return fmt.Sprintf("duplicate ID %s, shared with node %s (%s): if both addresses lead to one engine, drop one; "+
+		"if the host is a clone, stop its Docker, remove /etc/docker/key.json and /var/lib/docker/engine-id, and start it again", e.id, e.other, e.otherAddr)
+}
+
+// session connects to the engine, takes its lists and follows its events until
+// something breaks. It returns what did, never nil.
+func (ns *nodes) session(ctx context.Context, e *engine) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	facts, err := ns.connect(ctx, e)
+	if err != nil {
+		return err
+	}
+	seq, err := ns.store.nodeUp(ctx, e.id, facts)
+	if err != nil {
+		return &stepError{"write node", err}
+	}
+	e.setName(seq.name)
+	for _, warning := range seq.warnings {
+		ns.log.Warn(warning, "node", seq.name, "addr", e.addr)
+	}
+	stream, err := ns.subscribe(ctx, e, facts.clock.Add(-eventOverlap))
+	if err != nil {
+		return &stepError{"events", err}
+	}
+	defer stream.Close()
+	e.marks.begin(func(k mark) { ns.readMark(ctx, e, k) })
+	defer e.marks.end()
+	defer cancel()
+	if err := ns.list(ctx, e); err != nil {
+		return &stepError{"list", err}
+	}
+	if err := ns.settleReservations(ctx, e); err != nil {
+		return &stepError{"settle reservations", err}
+	}
+	if err := ns.store.nodeHealthy(ctx, e.id); err != nil {
+		return &stepError{"write node", err}
+	}
+	e.trouble.Store(nil)
+	e.timeouts.Store(0)
+	e.healthy.Store(true)
+	ns.log.Info("node healthy", "node", e.nodeName(), "addr", e.addr, "engine", facts.version.Version, "api", facts.api.String())
+	return &lostError{ns.follow(ctx, e, stream)}
+}
+
+// nodeFacts is what an engine says of itself when it is connected to.
+type nodeFacts struct {
+	info     engineInfo
+	rawInfo  json.RawMessage
+	version  engineVersion
+	rawVer   json.RawMessage
+	api, min apiVersion
+	clock    time.Time // the engine's, from its Date header
+	skew     time.Duration
+	ip       string
+}
+
+// engineInfo is what we read of /info.
+type engineInfo struct {
+	ID, Name        string
+	NCPU            int64
+	MemTotal        int64
+	Driver          string
+	KernelVersion   string
+	OperatingSystem string
+	OSType          string
+	Architecture    string
+	ServerVersion   string
+	Labels          []string
+}
+
+// engineVersion is what we read of /version.
+type engineVersion struct {
+	Version, APIVersion, MinAPIVersion string
+}
+
+// connect asks the engine who it is. Each step that fails is named.
+func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
+	f := &nodeFacts{}
+	asked := time.Now()
+	pctx, cancel := context.WithTimeout(ctx, probeWait)
+	ping, err := e.docker.Ping(pctx)
+	cancel()
+	if err != nil {
+		if ctx.Err() == nil && errors.Is(pctx.Err(), context.DeadlineExceeded) {
+			err = errNoAnswer
+		}
+		return nil, &stepError{"ping", err}
+	}
+	e.docker.NegotiateAPIVersionPing(ping)
+	e.builder.Store(string(ping.BuilderVersion))
+	// Until /version has told the range, requests go out at the version of the ping.
+	if v, err := parseAPIVersion(ping.APIVersion); err == nil {
+		e.highest.Store(int64(v))
+		e.lowest.Store(0)
+	}
+	var date string
+	if f.rawVer, date, err = e.getRaw(ctx, "/version"); err != nil {
+		return nil, &stepError{"version", err}
+	}
+	if err := json.Unmarshal(f.rawVer, &f.version); err != nil {
+		return nil, &stepError{"version", fmt.Errorf("bad answer: %w", err)}
+	}
+	if f.api, err = parseAPIVersion(f.version.APIVersion); err != nil {
+		return nil, &stepError{"version", err}
+	}
+	if f.min, err = parseAPIVersion(f.version.MinAPIVersion); err != nil {
+		f.min = f.api // engines before 1.24 do not say
+	}
+	e.highest.Store(int64(f.api))
+	e.lowest.Store(int64(f.min))
+	f.clock = time.Now()
+	if t, err := http.ParseTime(date); err == nil {
+		f.clock = t
+		f.skew = t.Sub(asked)
+		if f.skew.Abs() < 2*time.Second {
+			f.skew = 0 // the header counts whole seconds
+		}
+	}
+	if f.rawInfo, _, err = e.getRaw(ctx, "/info"); err != nil {
+		return nil, &stepError{"info", err}
+	}
+	if err := json.Unmarshal(f.rawInfo, &f.info); err != nil {
+		return nil, &stepError{"info", fmt.Errorf("bad answer: %w", err)}
+	}
+	if f.info.ID == "" || f.info.NCPU <= 0 || f.info.MemTotal <= 0 {
+		return nil, &stepError{"info", errors.New("no ID, CPUs or memory in the answer: is this a Docker engine, and not a manager?")}
+	}
+	f.ip = e.numericIP(ctx)
+	return f, nil
+}
+
+// getRaw reads a JSON answer whole, with the engine's Date.
+func (e *engine) getRaw(ctx context.Context, path string) (raw json.RawMessage, date string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.url(0, path, ""), nil)
+	if err != nil {
+		return nil, "", err
+	}
+	resp, err := e.do(req, read)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, "", fmt.Errorf("%s: %s", resp.Status, engineMessage(resp.Body))
+	}
+	raw, err = io.ReadAll(io.LimitReader(resp.Body, maxItem))
+	return raw, resp.Header.Get("Date"), err
+}
+
+// numericIP is the address that published ports are shown with; a host name there
+// makes newer docker commands fail. Empty for sockets.
+func (e *engine) numericIP(ctx context.Context) string {
+	if e.network != "tcp" {
+		return ""
+	}
+	host, _, err := net.SplitHostPort(e.host)
+	if err != nil {
+		return ""
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		return ip.String()
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialWait)
+	defer cancel()
+	ips, err := net.DefaultResolver.LookupIP(ctx, "ip", host)
+	if err != nil || len(ips) == 0 {
+		return ""
+	}
+	return ips[0].String()
+}
+
+// subscribe opens the event stream. since lies before the list that follows: an
+// engine answers /events before it listens, so without it there is a gap.
+func (ns *nodes) subscribe(ctx context.Context, e *engine, since time.Time) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.url(0, "/events", "since="+strconv.FormatInt(since.Unix(), 10)), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := e.do(req, read)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, fmt.Errorf("%s: %s", resp.Status, engineMessage(resp.Body))
+	}
+	return resp.Body, nil
+}
+
+// follow applies events, lists the node again each minute and pings it when it
+// is quiet, until one of them fails.
+func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader) *stepError {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events := make(chan []engineEvent)
+	broken := make(chan error, 1)
+	go func() { broken <- readEvents(ctx, stream, events) }()
+	probe := time.NewTicker(probeEvery)
+	defer probe.Stop()
+	// Spread over the minute, or a thousand nodes started together list together for ever.
+	again := time.NewTimer(listEvery/2 + rand.N(listEvery/2))
+	defer again.Stop()
+	settle := time.NewTicker(graceUnknown / 2)
+	defer settle.Stop()
+	for {
+		select {
+		case batch := <-events:
+			if err := ns.apply(ctx, e, batch); err != nil {
+				return &stepError{"write events", err}
+			}
+		case err := <-broken:
+			return &stepError{"events", err}
+		case <-e.suspect:
+			if e.timeouts.Load() >= slowAnswers {
+				return &stepError{"calls", fmt.Errorf("%d calls in a row had no answer in time", slowAnswers)}
+			}
+			if err := e.ping(ctx, probeWait); err != nil {
+				return &stepError{"ping", err}
+			}
+		case <-probe.C:
+			if e.quietFor() < probeEvery/2 {
+				continue
+			}
+			if err := e.ping(ctx, probeWait); err != nil {
+				return &stepError{"ping", err}
+			}
+		case <-settle.C:
+			if err := ns.settleReservations(ctx, e); err != nil && ctx.Err() == nil {
+				ns.log.Warn("reservations not settled", "node", e.nodeName(), "err", err)
+			}
+		case <-again.C:
+			if err := ns.list(ctx, e); err != nil {
+				// A list that fails deletes nothing; whether the engine lives is the ping's to say.
+				ns.log.Warn("node not listed", "node", e.nodeName(), "err", err)
+				if err := e.ping(ctx, probeWait); err != nil {
+					return &stepError{"ping", err}
+				}
+			} else if err := ns.store.nodeCalm(ctx, e.id); err != nil {
+				return &stepError{"write node", err}
+			}
+			again.Reset(listEvery)
+		case <-ctx.Done():
+			return &stepError{"stop", ctx.Err()}
+		}
+	}
+}
+
+// engineEvent is one line of /events.
+type engineEvent struct {
+	Type, Action string
+	Actor        struct {
+		ID         string
+		Attributes map[string]string
+	}
+	Status, ID     string // engines before 1.22 send only these
+	Time, TimeNano int64
+
+	raw json.RawMessage
+}
+
+// readEvents reads the stream and hands on what has come, in bunches under load.
+// Lines that are no events are skipped.
+func readEvents(ctx context.Context, stream io.Reader, out chan<- []engineEvent) error {
+	lines := make(chan engineEvent, 256)
+	failed := make(chan error, 1)
+	go func() {
+		defer close(lines)
+		in := bufio.NewReaderSize(stream, 4<<10)
+		for {
+			line, err := readLine(in)
+			if err != nil {
+				failed <- err
+				return
+			}
+			ev := engineEvent{raw: line}
+			if json.Unmarshal(line, &ev) != nil || ev.Action == "" && ev.Status == "" {
+				continue
+			}
+			if ev.Action == "" {
+				ev.Type, ev.Action, ev.Actor.ID = "container", ev.Status, ev.ID
+			}
+			if ev.TimeNano == 0 {
+				ev.TimeNano = ev.Time * second
+			}
+			select {
+			case lines <- ev:
+			case <-ctx.Done():
+				failed <- ctx.Err()
+				return
+			}
+		}
+	}()
+	for ev := range lines {
+		batch := []engineEvent{ev}
+	fill:
+		for len(batch) < cap(lines) {
+			select {
+			case ev, ok := <-lines:
+				if !ok {
+					break fill
+				}
+				batch = append(batch, ev)
+			default:
+				break fill
+			}
+		}
+		select {
+		case out <- batch:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return <-failed
+}
+
+// readLine returns the next line; one over maxItem is skipped, its memory not kept.
+func readLine(in *bufio.Reader) (line []byte, err error) {
+	for {
+		part, err := in.ReadSlice('\n')
+		if len(line)+len(part) <= maxItem {
+			line = append(line, part...)
+		}
+		if err == nil {
+			return line, nil
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return nil, err
+		}
+	}
+}
+
+// apply owes a read for each thing that events say has changed, then stores the
+// events. In this order a client that hears of an event and lists, waits for the read.
+func (ns *nodes) apply(ctx context.Context, e *engine, batch []engineEvent) error {
+	return ns.store.putEvents(ctx, e.id, e.nodeName(), batch, func(ev engineEvent) {
+		for _, k := range eventMarks(ev) {
+			e.marks.add(k)
+		}
+	})
+}
+
+// eventMarks tells what an event asks to read again. Execs, attach, top and copies
+// change nothing that a list shows; health checks are execs, so they are many.
+func eventMarks(ev engineEvent) []mark {
+	action, _, _ := strings.Cut(ev.Action, ":")
+	id := ev.Actor.ID
+	switch ev.Type {
+	case "container":
+		switch action {
+		case "exec_create", "exec_start", "exec_die", "exec_detach", "attach", "detach", "top", "resize", "copy",
+			"archive-path", "extract-to-dir", "export", "kill":
+			return nil
+		case "commit":
+			return []mark{{"images", ""}}
+		case "update":
+			return []mark{{"update", id}}
+		}
+		return []mark{{"container", id}}
+	case "image":
+		return []mark{{"images", ""}}
+	case "network":
+		marks := []mark{{"network", id}}
+		if c := ev.Actor.Attributes["container"]; c != "" {
+			marks = append(marks, mark{"container", c})
+		}
+		return marks
+	case "volume":
+		if action == "mount" || action == "unmount" {
+			return nil
+		}
+		return []mark{{"volume", id}}
+	case "daemon":
+		return []mark{{"info", ""}}
+	}
+	return nil
+}

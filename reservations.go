@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// swarmIDLabel is given to every container that is created through the cluster:
+// by it a container is found again whose create was never answered.
+const swarmIDLabel = "com.docker.swarm.id"
+
+// graceUnknown is how long an engine may still be at work on a create that
+// nobody waits for any more. It finishes such a create as if the client were there.
+const graceUnknown = 5 * time.Second
+
+// created turns a reservation into the container's row, in one transaction,
+// before the client hears 201. first is the row as the create described it; if
+// an event was faster the row is there already and only what it reserves is added.
+func (s *store) created(ctx context.Context, p *placement, first *containerRow, engineTime time.Duration) error {
+	return s.write(ctx, func(t *tx) error {
+		return t.reservationToContainer(p.reservation, first, engineTime)
+	})
+}
+
+func (t *tx) reservationToContainer(reservation int64, first *containerRow, engineTime time.Duration) error {
+	var node, placement, cpus, memory int64
+	var image string
+	err := t.get("SELECT node_id, placement_id, nano_cpus, memory_bytes, image FROM reservations WHERE id = ?", []any{reservation}, &node, &placement, &cpus, &memory, &image)
+	if err != nil {
+		return err // errNotFound: the node was taken out of the cluster meanwhile
+	}
+	var id int64
+	var state string
+	err = t.get("SELECT id, state FROM containers WHERE container_id = ? AND node_id = ?", []any{first.id, node}, &id, &state)
+	if errors.Is(err, errNotFound) {
+		n, err := t.nodeFace(node)
+		if err != nil {
+			return err
+		}
+		if _, err := t.putContainer(n, first); err != nil {
+			return err
+		}
+		if err := t.get("SELECT id, state FROM containers WHERE container_id = ? AND node_id = ?", []any{first.id, node}, &id, &state); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	if state == "created" {
+		if _, err := t.exec("UPDATE ports SET container = ?, reservation = NULL WHERE reservation = ?", id, reservation); err != nil {
+			return err
+		}
+	}
+	// The order matters to nobody: both run in one transaction, and the triggers keep the sums.
+	if _, err := t.exec("UPDATE containers SET inspected = 1, nano_cpus = ?, memory_bytes = ? WHERE id = ?", cpus, memory, id); err != nil {
+		return err
+	}
+	if _, err := t.exec("DELETE FROM reservations WHERE id = ?", reservation); err != nil {
+		return err
+	}
+	_, err = t.exec("UPDATE placements SET outcome = 'created', container_id = ?, engine_us = ?, message = '' WHERE id = ?", first.id, engineTime.Microseconds(), placement)
+	return err
+}
+
+// release gives the room back. outcome is failed, or moved when the engine was not asked.
+func (s *store) release(ctx context.Context, p *placement, outcome, message string, engineTime time.Duration) error {
+	return s.write(ctx, func(t *tx) error {
+		if _, err := t.exec("DELETE FROM reservations WHERE id = ?", p.reservation); err != nil {
+			return err
+		}
+		_, err := t.exec("UPDATE placements SET outcome = ?, message = ?, engine_us = ? WHERE id = ?", outcome, bounded(message), engineTime.Microseconds(), p.id)
+		return err
+	})
+}
+
+// unknown keeps a reservation whose engine was asked and has not answered; a
+// look at the node settles it.
+func (s *store) unknown(ctx context.Context, p *placement, message string, engineTime time.Duration) error {
+	return s.write(ctx, func(t *tx) error {
+		if _, err := t.exec("UPDATE reservations SET state = 'unknown', made_at = strftime('%s','now') WHERE id = ?", p.reservation); err != nil {
+			return err
+		}
+		_, err := t.exec("UPDATE placements SET outcome = 'unknown', message = ?, engine_us = ? WHERE id = ?", bounded(message), engineTime.Microseconds(), p.id)
+		return err
+	})
+}
+
+type openReservation struct {
+	id, placement int64
+	swarmID       string
+	made          time.Time
+}
+
+func (s *store) unknownReservations(ctx context.Context, node int64) ([]openReservation, error) {
+	rows, err := s.query(ctx, "SELECT id, placement_id, swarm_id, made_at FROM reservations WHERE node_id = ? AND state = 'unknown'", node)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []openReservation
+	for rows.Next() {
+		var r openReservation
+		var made int64
+		if err := rows.Scan(&r.id, &r.placement, &r.swarmID, &made); err != nil {
+			return nil, err
+		}
+		r.made = time.Unix(made, 0)
+		list = append(list, r)
+	}
+	return list, rows.Err()
+}
+
+// settleReservations looks at the node for each create that nobody waits for:
+// what is there is adopted, what is not, and can no longer come, is released.
+func (ns *nodes) settleReservations(ctx context.Context, e *engine) error {
+	list, err := ns.store.unknownReservations(ctx, e.id)
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		var found []json.RawMessage
+		if err := e.getJSON(ctx, "/containers/json", filterQuery("label", swarmIDLabel+"="+r.swarmID), &found); err != nil {
+			return err
+		}
+		switch {
+		case len(found) > 0:
+			err = ns.store.adopt(ctx, e.id, r, found[0])
+			ns.log.Info("create found on its node", "node", e.nodeName(), "id", r.swarmID)
+		case time.Since(r.made) > graceUnknown:
+			err = ns.store.release(ctx, &placement{id: r.placement, reservation: r.id}, "failed", "the engine did not make it", 0)
+			ns.log.Info("create not found on its node, room released", "node", e.nodeName(), "id", r.swarmID)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *store) adopt(ctx context.Context, node int64, r openReservation, entry json.RawMessage) error {
+	return s.write(ctx, func(t *tx) error {
+		n, err := t.nodeFace(node)
+		if err != nil {
+			return err
+		}
+		row, err := n.container(entry)
+		if err != nil {
+			return fmt.Errorf("bad list entry: %w", err)
+		}
+		if _, err := t.putContainer(n, row); err != nil {
+			return err
+		}
+		err = t.reservationToContainer(r.id, row, 0)
+		if errors.Is(err, errNotFound) {
+			return nil // settled by another hand
+		}
+		return err
+	})
+}
