@@ -1,0 +1,512 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/docker/docker/pkg/namesgenerator"
+	units "github.com/docker/go-units"
+)
+
+// workload is what a create asks for, as far as placement looks at it.
+type workload struct {
+	kind    string // container, network, volume, image
+	name    string // "" asks for one
+	image   string // as the client wrote it
+	swarmID string
+	// nanoCPUs is in units of 1e-9 CPU, memory in bytes; zero asks for nothing.
+	nanoCPUs, memory int64
+	ports            []hostPort
+	constraints      []expr
+	affinities       []expr
+	whitelists       []expr
+	networks         []string // names or IDs, as given
+	volumes          []string // names
+	containers       []string // that it must be beside: --link, --volumes-from, --network container:…
+	runtime          string
+	driver           string // of a network or volume
+	version          apiVersion
+	labels           map[string]string
+	exclude          []int64 // nodes that were silent when asked
+}
+
+// placement is a decision that was made: room on a node until it is created or released.
+type placement struct {
+	id, reservation int64
+	node            int64
+	nodeName        string
+	name            string // the workload's, or the one that was found for it
+}
+
+// clause is one condition that a node must meet, on the columns of node_load (n).
+type clause struct {
+	filter    string
+	one, many string // in words: is not healthy, are not healthy
+	sql       string
+	args      []any
+}
+
+// filter is a named reason to refuse nodes. Its function reads, in the transaction
+// that places, what it needs to write its clauses.
+type filter struct {
+	name    string
+	clauses func(*tx, *workload) ([]clause, error)
+}
+
+// filters in the order in which a node's refusal is told; -filter chooses among them.
+var filters = []filter{
+	{"health", healthClauses},
+	{"availability", availabilityClauses},
+	{"api", apiClauses},
+	{"dependency", dependencyClauses},
+	{"constraint", constraintClauses},
+	{"whitelist", whitelistClauses},
+	{"affinity", affinityClauses},
+	{"port", portClauses},
+	{"containerslots", slotClauses},
+	{"resources", resourceClauses},
+}
+
+// strategy is the order among nodes that fit: its SQL ranks node_load (n), with
+// the workload's CPUs as ?1, memory as ?2 and a random seed as ?3.
+type strategy struct {
+	score string // an integer, shown by why and explain
+	order string
+}
+
+// weight is classic Swarm's: the percentage that would be in use of what is asked for, 100 for what is not.
+const weight = `(CASE WHEN ?1 > 0 THEN (n.used_nano_cpus + ?1) * 100 / n.nano_cpus ELSE 100 END
+	+ CASE WHEN ?2 > 0 THEN (n.used_memory_bytes + ?2) * 100 / n.memory_bytes ELSE 100 END)`
+
+var strategies = map[string]strategy{
+	"spread":  {weight, "n.failures, score, n.containers"},
+	"binpack": {weight, "n.failures, score DESC, n.containers DESC"},
+	"random":  {"shuffle(?3, n.id)", "score"},
+}
+
+// scheduler decides where workloads go.
+type scheduler struct {
+	log      *slog.Logger
+	store    *store
+	strategy string
+	filters  []filter
+}
+
+func newScheduler(log *slog.Logger, s *store, strategyName string, filterNames []string) (*scheduler, error) {
+	if _, ok := strategies[strategyName]; !ok {
+		return nil, fmt.Errorf("strategy %q: expected spread, binpack or random", strategyName)
+	}
+	sc := &scheduler{log: log, store: s, strategy: strategyName, filters: filters}
+	if len(filterNames) == 0 {
+		return sc, nil
+	}
+	sc.filters = nil
+	for _, f := range filters {
+		if slices.Contains(filterNames, f.name) {
+			sc.filters = append(sc.filters, f)
+		}
+	}
+	for _, name := range filterNames {
+		if !slices.ContainsFunc(filters, func(f filter) bool { return f.name == name }) {
+			return nil, fmt.Errorf("filter %q: expected one of %s", name, strings.Join(filterList(filters), ", "))
+		}
+	}
+	return sc, nil
+}
+
+func filterList(fs []filter) []string {
+	var names []string
+	for _, f := range fs {
+		names = append(names, f.name)
+	}
+	return names
+}
+
+// noNodeError is a refusal: how many nodes each clause refused.
+type noNodeError struct {
+	nodes  int
+	counts []refusal // most first
+}
+
+type refusal struct {
+	clause clause
+	nodes  int
+}
+
+func (e *noNodeError) Error() string {
+	if e.nodes == 0 {
+		return "no node fits: the cluster has no nodes"
+	}
+	var parts []string
+	for i, r := range e.counts {
+		words := r.clause.many
+		if r.nodes == 1 {
+			words = r.clause.one
+		}
+		if i == 0 {
+			parts = append(parts, fmt.Sprintf("%d of %d %s", r.nodes, e.nodes, words))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d %s", r.nodes, words))
+		}
+	}
+	return "no node fits: " + strings.Join(parts, ", ")
+}
+
+// errNameTaken refuses a name that a container or a create under way has.
+type errNameTaken struct{ name, holder, node string }
+
+func (e *errNameTaken) Error() string {
+	if e.holder == "" {
+		return fmt.Sprintf("Conflict. The container name \"/%s\" is already in use by a container that is being created on node %s. You have to remove (or rename) that container to be able to reuse that name.", e.name, e.node)
+	}
+	return fmt.Sprintf("Conflict. The container name \"/%s\" is already in use by container \"%s\" on node %s. You have to remove (or rename) that container to be able to reuse that name.", e.name, e.holder, e.node)
+}
+
+const (
+	storedNodes   = 200 // a success is stored node by node up to this many nodes
+	refusedStored = 50  // a refusal keeps this many nodes
+)
+
+// place picks a node for w and reserves room on it, in one transaction. It
+// returns *errNameTaken, or a *noNodeError that tells what refused each node.
+// Soft expressions do not refuse: nodes are preferred by how many hold (classic
+// Swarm drops them all together).
+func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error) {
+	began := time.Now()
+	seed := rand.Int64N(1 << 31)
+	var p *placement
+	var refused error
+	err := sc.store.write(ctx, func(t *tx) error {
+		p, refused = &placement{name: w.name}, nil
+		if w.kind == "container" {
+			if err := t.claimName(p); err != nil {
+				return err
+			}
+		}
+		q, err := sc.query(t, w, seed)
+		if err != nil {
+			return err
+		}
+		refused, err = q.decide(t, w, p)
+		if err != nil {
+			return err
+		}
+		_, err = t.exec("UPDATE placements SET decide_us = ? WHERE id = ?", time.Since(began).Microseconds(), p.id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if refused != nil {
+		return nil, refused
+	}
+	return p, nil
+}
+
+// claimName finds out whether p's name is free in the whole cluster, or finds one
+// that is: engines pick theirs unique only to themselves.
+func (t *tx) claimName(p *placement) error {
+	if p.name != "" {
+		return t.nameFree(p.name)
+	}
+	for try := 0; ; try++ {
+		name := namesgenerator.GetRandomName(try)
+		err := t.nameFree(name)
+		if !errors.As(err, new(*errNameTaken)) {
+			p.name = name
+			return err
+		}
+	}
+}
+
+func (t *tx) nameFree(name string) error {
+	var holder, node string
+	err := t.get(`SELECT c.container_id, n.name FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = ?1
+		UNION ALL SELECT '', n.name FROM reservations r JOIN nodes n ON n.id = r.node_id WHERE r.name = ?1 LIMIT 1`,
+		[]any{name}, &holder, &node)
+	if errors.Is(err, errNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return &errNameTaken{name, holder, node}
+}
+
+// query is the one statement that places w, put together from its clauses.
+type query struct {
+	strategy string
+	seed     int64
+	clauses  []clause
+	soft     []clause // preferences
+	args     []any    // ?1 to ?3: CPUs, memory, seed
+}
+
+func (sc *scheduler) query(t *tx, w *workload, seed int64) (*query, error) {
+	q := &query{strategy: sc.strategy, seed: seed, args: []any{w.nanoCPUs, w.memory, seed}}
+	for _, f := range sc.filters {
+		clauses, err := f.clauses(t, w)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range clauses {
+			c.filter = f.name
+			if soft, ok := strings.CutPrefix(c.one, "~"); ok {
+				c.one = soft
+				q.soft = append(q.soft, c)
+			} else {
+				q.clauses = append(q.clauses, c)
+			}
+		}
+	}
+	if len(w.exclude) > 0 {
+		q.clauses = append(q.clauses, clause{filter: "health", one: "did not answer", many: "did not answer",
+			sql: "n.id NOT IN (SELECT value FROM json_each(?))", args: []any{jsonText(w.exclude)}})
+	}
+	return q, nil
+}
+
+// where joins the hard clauses.
+func (q *query) where() (sql string, args []any) {
+	parts := []string{"1"}
+	for _, c := range q.clauses {
+		parts = append(parts, "("+c.sql+")")
+		args = append(args, c.args...)
+	}
+	return strings.Join(parts, "\n AND "), args
+}
+
+// preference counts the soft clauses that hold, or is empty.
+func (q *query) preference() (sql string, args []any) {
+	var parts []string
+	for _, c := range q.soft {
+		parts = append(parts, "("+c.sql+")")
+		args = append(args, c.args...)
+	}
+	if parts == nil {
+		return "", nil
+	}
+	return "(" + strings.Join(parts, " + ") + ") DESC, ", args
+}
+
+// refusedBy is the number of the first clause that refuses a node, 0 for none.
+func (q *query) refusedBy() (sql string, args []any) {
+	if len(q.clauses) == 0 {
+		return "0", nil
+	}
+	var b strings.Builder
+	b.WriteString("CASE")
+	for i, c := range q.clauses {
+		fmt.Fprintf(&b, " WHEN NOT coalesce((%s), 0) THEN %d", c.sql, i+1)
+		args = append(args, c.args...)
+	}
+	b.WriteString(" ELSE 0 END")
+	return b.String(), args
+}
+
+// hasImage prefers, among equals, a node that has the image: it comes last before
+// the node's id, or spread would pile everything on the node that built it.
+const hasImage = "EXISTS (SELECT 1 FROM image_names i WHERE i.node_id = n.id AND i.name = ?) DESC"
+
+// decide writes the ledger and reserves. It returns a *noNodeError as refused,
+// so that the transaction, and with it the ledger's row, is kept.
+func (q *query) decide(t *tx, w *workload, p *placement) (refused, err error) {
+	var nodes int
+	if err := t.get("SELECT count(*) FROM node_load", nil, &nodes); err != nil {
+		return nil, err
+	}
+	res, err := t.exec(`INSERT INTO placements (kind, name, image, swarm_id, request, strategy, seed, nodes, fitting, outcome)
+		VALUES (?,?,?,?,?,?,?,?,0,'refused')`, w.kind, p.name, w.image, w.swarmID, w.shape(), q.strategy, q.seed, nodes)
+	if err != nil {
+		return nil, err
+	}
+	p.id, _ = res.LastInsertId()
+	looked := nodes <= storedNodes
+	var fitting int
+	var counts []refusal
+	if looked {
+		// Before the reservation, which changes the load of the node it lands on.
+		if fitting, counts, err = q.look(t, p.id, nodes); err != nil {
+			return nil, err
+		}
+	}
+	score, err := q.reserve(t, w, p)
+	if errors.Is(err, errNotFound) {
+		if !looked {
+			if _, counts, err = q.look(t, p.id, nodes); err != nil {
+				return nil, err
+			}
+		}
+		refused := &noNodeError{nodes, counts}
+		_, err = t.exec("UPDATE placements SET message = ? WHERE id = ?", refused.Error(), p.id)
+		return refused, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, err = t.exec("UPDATE placements SET outcome = 'reserved', node_id = ?, node = ?, score = ?, fitting = ? WHERE id = ?",
+		p.node, p.nodeName, score, max(fitting, 1), p.id)
+	return nil, err
+}
+
+// ask names the first parameters. It stands at the head of a statement so that
+// the clauses' plain ? are counted on from there.
+const ask = "WITH ask (cpus, memory, seed) AS (VALUES (?1, ?2, ?3))"
+
+// reserve picks the best node that fits and reserves room on it, in one
+// statement. It returns errNotFound when none fits.
+func (q *query) reserve(t *tx, w *workload, p *placement) (score int64, err error) {
+	where, whereArgs := q.where()
+	prefer, preferArgs := q.preference()
+	st := strategies[q.strategy]
+	pick := fmt.Sprintf(`
+		SELECT n.id, n.name, %s AS score FROM node_load n
+		 WHERE %s
+		 ORDER BY %s%s, %s, n.id LIMIT 1`, st.score, where, prefer, st.order, hasImage)
+	args := slices.Concat(whereArgs, preferArgs, []any{imageName(w.image)})
+	if w.kind != "container" {
+		err := t.get(ask+pick, slices.Concat(q.args, args), &p.node, &p.nodeName, &score)
+		return score, err
+	}
+	insert := `
+		WITH ask (cpus, memory, seed, placement, swarm_id, name, image, labels, volumes) AS (VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9))
+		INSERT INTO reservations (nano_cpus, memory_bytes, placement_id, swarm_id, name, image, labels, volumes, node_id)
+		SELECT ?1, ?2, ?4, ?5, ?6, ?7, ?8, ?9, id FROM (` + pick + `)
+		RETURNING id, node_id`
+	reserved := []any{p.id, w.swarmID, p.name, w.image, jsonText(w.labels), jsonText(w.volumes)}
+	if err := t.get(insert, slices.Concat(q.args, reserved, args), &p.reservation, &p.node); err != nil {
+		return 0, err
+	}
+	for _, port := range w.ports {
+		if _, err := t.exec("INSERT INTO ports (node_id, reservation, host_ip, host_port, last_port, protocol) VALUES (?,?,?,?,?,?)",
+			p.node, p.reservation, port.ip, port.first, port.last, port.protocol); err != nil {
+			return 0, err
+		}
+	}
+	return score, t.get("SELECT name, CAST(coalesce((SELECT score FROM placement_nodes WHERE placement_id = ? AND address = n.address), 0) AS INTEGER) FROM nodes n WHERE id = ?",
+		[]any{p.id, p.node}, &p.nodeName, &score)
+}
+
+// look judges every node by every clause and stores the outcome beside the placement.
+func (q *query) look(t *tx, placement int64, nodes int) (fitting int, counts []refusal, err error) {
+	by, byArgs := q.refusedBy()
+	rows, err := t.query(fmt.Sprintf(ask+" SELECT n.name, n.address, %s, CAST(%s AS INTEGER) FROM node_load n ORDER BY n.id", by, strategies[q.strategy].score),
+		slices.Concat(q.args, byArgs)...)
+	if err != nil {
+		return 0, nil, err
+	}
+	type judged struct {
+		name, addr string
+		by         int
+		score      *int64
+	}
+	var all []judged
+	refused := make([]int, len(q.clauses)+1)
+	for rows.Next() {
+		var j judged
+		if err := rows.Scan(&j.name, &j.addr, &j.by, &j.score); err != nil {
+			rows.Close()
+			return 0, nil, err
+		}
+		refused[j.by]++
+		all = append(all, j)
+	}
+	if err := rows.Err(); err != nil {
+		return 0, nil, err
+	}
+	fitting = refused[0]
+	for i, n := range refused[1:] {
+		if n > 0 {
+			counts = append(counts, refusal{q.clauses[i], n})
+		}
+	}
+	sort.SliceStable(counts, func(a, b int) bool { return counts[a].nodes > counts[b].nodes })
+	for _, r := range counts {
+		words := r.clause.many
+		if r.nodes == 1 {
+			words = r.clause.one
+		}
+		if _, err := t.exec("INSERT OR REPLACE INTO placement_filters VALUES (?,?,?,?)", placement, r.clause.filter, words, r.nodes); err != nil {
+			return 0, nil, err
+		}
+	}
+	limit := storedNodes
+	if fitting == 0 {
+		limit = refusedStored
+	}
+	for _, j := range all[:min(limit, len(all))] {
+		words := ""
+		if j.by > 0 {
+			words, j.score = q.clauses[j.by-1].one, nil
+		}
+		if _, err := t.exec("INSERT INTO placement_nodes VALUES (?,?,?,?,?)", placement, j.name, j.addr, words, j.score); err != nil {
+			return 0, nil, err
+		}
+	}
+	return fitting, counts, nil
+}
+
+// shape is what the ledger keeps of a request: what placement looked at, no environment.
+func (w *workload) shape() string {
+	shape := map[string]any{}
+	put := func(key string, values []string) {
+		if len(values) > 0 {
+			shape[key] = values
+		}
+	}
+	if w.nanoCPUs > 0 {
+		shape["nano_cpus"] = w.nanoCPUs
+	}
+	if w.memory > 0 {
+		shape["memory_bytes"] = w.memory
+	}
+	var ports []string
+	for _, p := range w.ports {
+		ports = append(ports, p.String())
+	}
+	put("ports", ports)
+	put("constraints", exprTexts(w.constraints))
+	put("affinities", exprTexts(w.affinities))
+	put("whitelists", exprTexts(w.whitelists))
+	put("networks", w.networks)
+	put("volumes", w.volumes)
+	put("beside", w.containers)
+	return jsonText(shape)
+}
+
+func exprTexts(exprs []expr) (texts []string) {
+	for _, e := range exprs {
+		texts = append(texts, e.String())
+	}
+	return texts
+}
+
+// asRefusal gives a scheduling error its status. "no node fits" is 503 and never
+// 404, on which clients pull the image.
+func asRefusal(err error) error {
+	switch {
+	case errors.As(err, new(*noNodeError)):
+		return errorf(http.StatusServiceUnavailable, "%v", err)
+	case errors.As(err, new(*errNameTaken)):
+		return errorf(http.StatusConflict, "%v", err)
+	}
+	return err
+}
+
+// bytesText is a size in words, as in 512MiB.
+func bytesText(n int64) string { return strings.ReplaceAll(units.BytesSize(float64(n)), " ", "") }
+
+// cpusText is a number of CPUs, as in 1.5.
+func cpusText(nano int64) string {
+	data, _ := json.Marshal(float64(nano) / 1e9)
+	return string(data)
+}
