@@ -1,0 +1,367 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"runtime/debug"
+	"sort"
+	"strings"
+	"sync/atomic"
+
+	"github.com/julienschmidt/httprouter"
+)
+
+// handler answers one endpoint, or returns an error that api.serve answers.
+type handler func(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error
+
+// route is one row of the route table, in Docker's notation.
+type route struct {
+	method, path string
+	handle       handler
+}
+
+// routes is the whole Engine API: what swarmlite does with each operation.
+// A name in braces may hold slashes.
+var routes = []route{
+	// system
+	{"GET", "/_ping", ping},
+	{"HEAD", "/_ping", ping},
+	{"GET", "/info", info},
+	{"GET", "/version", versionInfo},
+	{"GET", "/events", events},
+	{"GET", "/system/df", later},
+	{"POST", "/auth", later},
+
+	// containers
+	{"GET", "/containers/json", containerList},
+	{"POST", "/containers/create", containerCreate},
+	{"POST", "/containers/prune", later},
+	{"GET", "/containers/{id}/json", containerInspect},
+	{"GET", "/containers/{id}/top", pass(read)},
+	{"GET", "/containers/{id}/logs", pass(forever)},
+	{"GET", "/containers/{id}/changes", pass(read)},
+	{"GET", "/containers/{id}/export", pass(forever)},
+	{"GET", "/containers/{id}/stats", pass(forever)},
+	{"POST", "/containers/{id}/resize", pass(read)},
+	{"POST", "/containers/{id}/start", passChange(change)},
+	{"POST", "/containers/{id}/stop", passChange(forever)},
+	{"POST", "/containers/{id}/restart", passChange(forever)},
+	{"POST", "/containers/{id}/kill", passChange(change)},
+	{"POST", "/containers/{id}/update", containerUpdate},
+	{"POST", "/containers/{id}/rename", containerRename},
+	{"POST", "/containers/{id}/pause", passChange(change)},
+	{"POST", "/containers/{id}/unpause", passChange(change)},
+	{"POST", "/containers/{id}/attach", containerAttach},
+	{"GET", "/containers/{id}/attach/ws", containerAttachWebsocket},
+	{"POST", "/containers/{id}/wait", containerWait},
+	{"DELETE", "/containers/{id}", passChange(change)},
+	{"HEAD", "/containers/{id}/archive", pass(read)},
+	{"GET", "/containers/{id}/archive", pass(forever)},
+	{"PUT", "/containers/{id}/archive", pass(forever)},
+	{"POST", "/commit", containerCommit},
+
+	// exec
+	{"POST", "/containers/{id}/exec", execCreate},
+	{"POST", "/exec/{id}/start", execStart},
+	{"POST", "/exec/{id}/resize", execPass},
+	{"GET", "/exec/{id}/json", execPass},
+
+	// images
+	{"GET", "/images/json", imageList},
+	{"POST", "/images/create", imagePull},
+	{"GET", "/images/{name}/json", imagePass},
+	{"GET", "/images/{name}/history", imagePass},
+	{"GET", "/images/{name}/attestations", imagePass},
+	{"POST", "/images/{name}/push", later},
+	{"POST", "/images/{name}/tag", later},
+	{"DELETE", "/images/{name}", later},
+	{"GET", "/images/search", later},
+	{"POST", "/images/prune", later},
+	{"GET", "/images/{name}/get", later},
+	{"GET", "/images/get", later},
+	{"POST", "/images/load", later},
+	{"GET", "/distribution/{name}/json", later},
+	{"POST", "/build", later},
+	{"POST", "/build/prune", later},
+	{"POST", "/session", later},
+	{"POST", "/grpc", later},
+
+	// networks
+	{"GET", "/networks", later},
+	{"POST", "/networks/create", later},
+	{"POST", "/networks/prune", later},
+	{"GET", "/networks/{id}", later},
+	{"DELETE", "/networks/{id}", later},
+	{"POST", "/networks/{id}/connect", later},
+	{"POST", "/networks/{id}/disconnect", later},
+
+	// volumes
+	{"GET", "/volumes", later},
+	{"POST", "/volumes/create", later},
+	{"POST", "/volumes/prune", later},
+	{"GET", "/volumes/{name}", later},
+	{"PUT", "/volumes/{name}", noSwarm},
+	{"DELETE", "/volumes/{name}", later},
+
+	// nodes, and the Swarm-mode families that are refused on purpose
+	{"GET", "/nodes", noSwarm},
+	{"GET", "/nodes/{id}", noSwarm},
+	{"POST", "/nodes/{id}/update", noSwarm},
+	{"DELETE", "/nodes/{id}", noSwarm},
+	{"GET", "/swarm", noSwarm},
+	{"POST", "/swarm/init", noSwarm},
+	{"POST", "/swarm/join", noSwarm},
+	{"POST", "/swarm/leave", noSwarm},
+	{"POST", "/swarm/update", noSwarm},
+	{"GET", "/swarm/unlockkey", noSwarm},
+	{"POST", "/swarm/unlock", noSwarm},
+	{"GET", "/services", noSwarm},
+	{"POST", "/services/create", noSwarm},
+	{"GET", "/services/{id}", noSwarm},
+	{"DELETE", "/services/{id}", noSwarm},
+	{"POST", "/services/{id}/update", noSwarm},
+	{"GET", "/services/{id}/logs", noSwarm},
+	{"GET", "/tasks", noSwarm},
+	{"GET", "/tasks/{id}", noSwarm},
+	{"GET", "/tasks/{id}/logs", noSwarm},
+	{"GET", "/secrets", noSwarm},
+	{"POST", "/secrets/create", noSwarm},
+	{"GET", "/secrets/{id}", noSwarm},
+	{"DELETE", "/secrets/{id}", noSwarm},
+	{"POST", "/secrets/{id}/update", noSwarm},
+	{"GET", "/configs", noSwarm},
+	{"POST", "/configs/create", noSwarm},
+	{"GET", "/configs/{id}", noSwarm},
+	{"DELETE", "/configs/{id}", noSwarm},
+	{"POST", "/configs/{id}/update", noSwarm},
+
+	// plugins belong to one engine
+	{"GET", "/plugins", later},
+	{"GET", "/plugins/privileges", noPlugins},
+	{"POST", "/plugins/pull", noPlugins},
+	{"POST", "/plugins/create", noPlugins},
+	{"GET", "/plugins/{name}/json", noPlugins},
+	{"DELETE", "/plugins/{name}", noPlugins},
+	{"POST", "/plugins/{name}/enable", noPlugins},
+	{"POST", "/plugins/{name}/disable", noPlugins},
+	{"POST", "/plugins/{name}/upgrade", noPlugins},
+	{"POST", "/plugins/{name}/push", noPlugins},
+	{"POST", "/plugins/{name}/set", noPlugins},
+}
+
+// later answers what this version does not do yet, rather than a wrong thing.
+func later(_ *cluster, _ http.ResponseWriter, r *http.Request, _ *call) error {
+	_, path := splitVersion(r.URL.Path)
+	return errorf(http.StatusNotImplemented, "swarmlite does not do %s %s yet: ask a node's engine directly", r.Method, path)
+}
+
+// noSwarm is an engine's own sentence for Swarm-mode calls outside a swarm.
+func noSwarm(*cluster, http.ResponseWriter, *http.Request, *call) error {
+	return errorf(http.StatusServiceUnavailable, "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")
+}
+
+// noPlugins: a plugin is installed on one engine, and no call says on which.
+func noPlugins(*cluster, http.ResponseWriter, *http.Request, *call) error {
+	return errorf(http.StatusNotImplemented, "swarmlite does not manage plugins: they belong to one engine, ask it directly")
+}
+
+// api serves the route table over a cluster.
+type api struct {
+	cluster *cluster
+	log     *slog.Logger
+	router  *httprouter.Router
+	server  string   // Server header
+	hosts   []string // names that a loopback listener answers to, beside IPs and localhost
+	panics  atomic.Int64
+}
+
+func newAPI(c *cluster, log *slog.Logger, version string, allowHosts []string) *api {
+	a := &api{cluster: c, log: log, server: "swarmlite/" + version + " (linux)", hosts: allowHosts}
+	if name, err := os.Hostname(); err == nil {
+		a.hosts = append(a.hosts, name)
+	}
+	a.router = a.route(routes)
+	return a
+}
+
+// route builds the routers. httprouter panics on /containers/json beside
+// /containers/:id/json, and names hold slashes, so exact paths have a router of
+// their own; what it does not find goes to one with a catch-all per method and
+// first segment, and there the longest suffix wins.
+func (a *api) route(table []route) *httprouter.Router {
+	exact, named := &httprouter.Router{}, &httprouter.Router{}
+	notFound := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.fail(w, r, errorf(http.StatusNotFound, "page not found"))
+	})
+	exact.NotFound, named.NotFound = named, notFound
+	type suffixed struct {
+		suffix string
+		handle handler
+	}
+	groups := map[[2]string][]suffixed{} // method and first segment
+	for _, rt := range table {
+		prefix, suffix, ok := cutName(rt.path)
+		if !ok {
+			exact.Handle(rt.method, rt.path, a.serve(rt.handle, nil))
+			continue
+		}
+		key := [2]string{rt.method, prefix}
+		groups[key] = append(groups[key], suffixed{suffix, rt.handle})
+	}
+	for key, group := range groups {
+		sort.Slice(group, func(i, j int) bool { return len(group[i].suffix) > len(group[j].suffix) })
+		named.Handle(key[0], key[1]+"*rest", func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
+			rest := strings.TrimPrefix(p.ByName("rest"), "/")
+			for _, s := range group {
+				if name, ok := strings.CutSuffix(rest, s.suffix); ok && name != "" {
+					a.serve(s.handle, &name)(w, r, nil)
+					return
+				}
+			}
+			notFound(w, r)
+		})
+	}
+	return exact
+}
+
+// cutName splits /containers/{id}/json into /containers/ and /json.
+func cutName(path string) (prefix, suffix string, ok bool) {
+	open, end := strings.IndexByte(path, '{'), strings.IndexByte(path, '}')
+	if open < 0 {
+		return path, "", false
+	}
+	return path[:open], path[end+1:], true
+}
+
+// callKey carries the call from ServeHTTP through httprouter to serve.
+type callKey struct{}
+
+// ServeHTTP takes the version off the path, sets what every answer carries, and routes.
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer a.survive(w, r)
+	version, path := splitVersion(r.URL.Path)
+	lowest, highest, newest := a.cluster.versions()
+	h := w.Header()
+	h.Set("Api-Version", highest.String())
+	h.Set("Docker-Experimental", "false")
+	h.Set("Ostype", "linux")
+	h.Set("Server", a.server)
+	if err := a.admit(r, path); err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	if err := checkVersion(version, lowest, newest); err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	rc := &call{version: version}
+	r = r.WithContext(context.WithValue(r.Context(), callKey{}, rc))
+	r.URL.Path, r.URL.RawPath = path, ""
+	a.router.ServeHTTP(w, r)
+}
+
+// survive turns a panic into one 500 for its client.
+func (a *api) survive(w http.ResponseWriter, r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	a.panics.Add(1)
+	a.log.Error("panic in a request", "method", r.Method, "path", r.URL.Path, "err", p, "stack", string(debug.Stack()))
+	a.fail(w, r, errorf(http.StatusInternalServerError, "internal error"))
+}
+
+// admit refuses what no Docker client sends: odd paths, and browsers (S6, S12).
+func (a *api) admit(r *http.Request, path string) error {
+	if r.URL.IsAbs() || !strings.HasPrefix(path, "/") {
+		return errorf(http.StatusBadRequest, "expected a path, got %q", r.RequestURI)
+	}
+	if strings.Contains(path, "//") {
+		return errorf(http.StatusNotFound, "page not found")
+	}
+	for _, segment := range strings.Split(path, "/") {
+		if segment == "." || segment == ".." || strings.ContainsFunc(segment, isControl) {
+			return errorf(http.StatusBadRequest, "invalid path %q", path)
+		}
+	}
+	if r.TLS != nil {
+		return nil
+	}
+	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") == "cross-site" {
+		return errorf(http.StatusForbidden, "requests from web pages are refused")
+	}
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && local.IP.IsLoopback() && !a.knownHost(r.Host) {
+		return errorf(http.StatusForbidden, "host %q is not one of this machine's: name it with -allow-host", r.Host)
+	}
+	return nil
+}
+
+func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+
+// knownHost keeps a web page from reaching a loopback listener through a DNS name of its own.
+func (a *api) knownHost(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	if host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") || host == "docker" || net.ParseIP(host) != nil {
+		return true
+	}
+	for _, h := range a.hosts {
+		if strings.EqualFold(h, host) {
+			return true
+		}
+	}
+	return false
+}
+
+// serve adapts a handler to httprouter and answers its error, once.
+func (a *api) serve(handle handler, name *string) httprouter.Handle {
+	return func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) {
+		c := r.Context().Value(callKey{}).(*call)
+		if name != nil {
+			c.name = *name
+		}
+		var err error
+		if c.query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
+			err = errorf(http.StatusBadRequest, "query: %v", err)
+		} else {
+			err = handle(a.cluster, w, r, c)
+		}
+		if err != nil {
+			a.fail(w, r, err)
+		}
+	}
+}
+
+// fail answers err as Docker does.
+func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		return // the client has gone
+	}
+	err = storeError(err)
+	status := statusOf(err)
+	msg := err.Error()
+	if status == http.StatusInternalServerError && !errors.As(err, new(*apiError)) {
+		a.log.Error("request not answered", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	h := w.Header()
+	h.Del("Content-Length")
+	h.Set("Content-Type", "application/json")
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+		h.Set("Retry-After", "5")
+	}
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		json.NewEncoder(w).Encode(map[string]string{"message": msg})
+	}
+}

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+)
+
+// cluster is what handlers work on.
+type cluster struct {
+	log       *slog.Logger
+	store     *store
+	nodes     *nodes
+	scheduler *scheduler
+	names     string          // plain, both or node: how lists name containers
+	base      context.Context // outlives requests: a create is finished when its client has gone
+	transfers transfers
+}
+
+// located is a container and the engine that has it.
+type located struct {
+	id, name string
+	*engine
+}
+
+// container finds a container as Docker does: by ID, name, node/name, or unique
+// prefix of an ID. Two hits, made behind our back, are 400 and list the choices;
+// a node that does not answer is 503.
+func (c *cluster) container(ctx context.Context, ref string) (*located, error) {
+	found, err := c.lookUp(ctx, ref)
+	if err == nil && len(found) == 0 {
+		// It may have been made on its host a moment ago.
+		c.nodes.settle(ctx)
+		found, err = c.lookUp(ctx, ref)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, errorf(http.StatusNotFound, "No such container: %s", ref)
+	}
+	if len(found) > 1 {
+		var choices []string
+		for _, f := range found {
+			choices = append(choices, f.nodeName+"/"+f.name)
+		}
+		return nil, errorf(http.StatusBadRequest, "container %s is ambiguous, %d match: use %s", ref, len(found), strings.Join(choices, " or "))
+	}
+	f := found[0]
+	e, err := c.engine(f.node)
+	if err != nil {
+		return nil, err
+	}
+	return &located{f.id, f.name, e}, nil
+}
+
+// engine returns the engine of a node if it can be asked.
+func (c *cluster) engine(node int64) (*engine, error) {
+	e := c.nodes.get(node)
+	if e == nil {
+		return nil, errorf(http.StatusServiceUnavailable, "the node was taken out of the cluster")
+	}
+	return e, usable(e)
+}
+
+type foundContainer struct {
+	id, name, nodeName string
+	node               int64
+}
+
+func (c *cluster) lookUp(ctx context.Context, ref string) ([]foundContainer, error) {
+	const columns = "SELECT c.container_id, c.name, n.name, n.id FROM containers c JOIN nodes n ON n.id = c.node_id WHERE "
+	bare := strings.TrimPrefix(ref, "/")
+	node, name, slash := strings.Cut(bare, "/")
+	type look struct {
+		where string
+		args  []any
+	}
+	looks := []look{{"c.container_id = ?", []any{ref}}, {"c.name = ?", []any{bare}}}
+	if slash {
+		looks = append(looks, look{"n.name = ? AND (c.name = ? OR c.container_id = ?)", []any{node, name, name}})
+	}
+	if len(ref) == 64 {
+		looks = append(looks, look{"c.swarm_id = ? AND c.swarm_id <> ''", []any{ref}})
+	}
+	if isHex(ref) && len(ref) < 64 {
+		// A range on the index, not LIKE: a name that holds % must match nothing.
+		looks = append(looks, look{"c.container_id >= ? AND c.container_id < ?", []any{ref, ref + "g"}})
+	}
+	for _, l := range looks {
+		found, err := c.findContainers(ctx, columns+l.where+" LIMIT 10", l.args)
+		if err != nil || len(found) > 0 {
+			return found, err
+		}
+	}
+	return nil, nil
+}
+
+func (c *cluster) findContainers(ctx context.Context, query string, args []any) ([]foundContainer, error) {
+	rows, err := c.store.query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var found []foundContainer
+	for rows.Next() {
+		var f foundContainer
+		if err := rows.Scan(&f.id, &f.name, &f.nodeName, &f.node); err != nil {
+			return nil, err
+		}
+		found = append(found, f)
+	}
+	return found, rows.Err()
+}
+
+func isHex(s string) bool {
+	for _, r := range s {
+		if (r < '0' || r > '9') && (r < 'a' || r > 'f') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// healthyEngines lists the engines that can be asked.
+func (c *cluster) healthyEngines() []*engine {
+	var list []*engine
+	for _, e := range c.nodes.all() {
+		if e.healthy.Load() {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// versions is the range of API versions that the cluster speaks: up to the lowest
+// of the engines' highest, from the highest of their lowest. newest is the highest
+// that any engine speaks. Ranges that do not overlap give the lowest for both.
+func (c *cluster) versions() (lowest, highest, newest apiVersion) {
+	for _, e := range c.nodes.all() {
+		low, high := e.versions()
+		if high == 0 {
+			continue
+		}
+		lowest, newest = max(lowest, low), max(newest, high)
+		if highest == 0 || high < highest {
+			highest = high
+		}
+	}
+	if highest == 0 {
+		return ourLowest, defaultVersion, defaultVersion
+	}
+	return lowest, max(lowest, highest), newest
+}
+
+// defaultVersion is shown while no engine has answered yet.
+const defaultVersion = apiVersion(1041)
+
+// asAnswer gives an engine's failure to answer its status.
+func asAnswer(err error, write bool) error {
+	var ee *engineError
+	switch {
+	case err == nil || !errors.As(err, &ee):
+		return err
+	case ee.timeout && write && ee.sent:
+		return errorf(http.StatusGatewayTimeout, "node %s did not answer in time: outcome unknown, look before you retry", ee.node)
+	case ee.timeout:
+		return errorf(http.StatusGatewayTimeout, "node %s did not answer in time", ee.node)
+	case write && ee.sent:
+		return errorf(http.StatusBadGateway, "connection to node %s broke before it answered: outcome unknown, look before you retry", ee.node)
+	}
+	return errorf(http.StatusBadGateway, "node %s: %v", ee.node, ee.err)
+}
+
+// oneLine is an error for a log attribute.
+func oneLine(err error) string { return strings.ReplaceAll(fmt.Sprint(err), "\n", " ") }

@@ -1,0 +1,394 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// containerList answers docker ps from rows, with every filter Docker has and
+// ours, node. Only sizes are asked of the engines.
+func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	l, err := c.newContainerLister(r.Context(), call)
+	if err != nil {
+		return err
+	}
+	c.nodes.settle(r.Context())
+	if isTrue(call.query, "size") {
+		if l.sizes, err = c.containerSizes(r.Context()); err != nil {
+			return err
+		}
+	}
+	rows, err := c.store.query(r.Context(), `
+		SELECT c.container_id, c.name, c.image, c.image_id, c.state, c.created_at, c.status_head, c.status_at, c.status_tail,
+		       c.summary, n.name, n.state
+		  FROM containers c JOIN nodes n ON n.id = c.node_id
+		 ORDER BY c.created_at DESC, c.id DESC`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	w.Header().Set("Content-Type", "application/json")
+	out := bufio.NewWriterSize(w, 32<<10)
+	out.WriteByte('[')
+	shown := 0
+	for rows.Next() && (l.limit <= 0 || shown < l.limit) {
+		e := &listed{}
+		if err := rows.Scan(&e.id, &e.name, &e.image, &e.imageID, &e.state, &e.created, &e.head, &e.at, &e.tail,
+			&e.summary, &e.node, &e.nodeState); err != nil {
+			return err
+		}
+		if !l.match(e) {
+			continue
+		}
+		if shown > 0 {
+			out.WriteByte(',')
+		}
+		shown++
+		if err := l.write(out, e); err != nil {
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		// Half a list must not look like a whole one.
+		panic(http.ErrAbortHandler)
+	}
+	out.WriteString("]\n")
+	return out.Flush()
+}
+
+// containerLister is a list request, understood.
+type containerLister struct {
+	filters         listFilters
+	all             bool
+	limit           int
+	names           string
+	version         apiVersion
+	now             time.Time
+	exited          map[string]bool
+	publish, expose map[string]bool
+	ancestors       map[string]bool
+	isTask, taskSet bool
+	before, since   *listedAge
+	sizes           map[string]containerSize
+}
+
+// listedAge is the place of a container in the list's order.
+type listedAge struct {
+	created int64
+	id      int64
+}
+
+type containerSize struct{ SizeRw, SizeRootFs json.RawMessage }
+
+var containerFilters = []string{"ancestor", "before", "exited", "expose", "health", "id", "isolation", "is-task", "label",
+	"name", "network", "node", "publish", "since", "status", "volume"}
+
+func (c *cluster) newContainerLister(ctx context.Context, call *call) (*containerLister, error) {
+	f, err := parseFilters(call.query, containerFilters...)
+	if err != nil {
+		return nil, err
+	}
+	l := &containerLister{filters: f, all: isTrue(call.query, "all"), names: c.names, version: call.version, now: time.Now()}
+	if s := call.query.Get("limit"); s != "" {
+		if l.limit, err = strconv.Atoi(s); err != nil {
+			return nil, errorf(http.StatusBadRequest, "strconv.Atoi: parsing %q: invalid syntax", s)
+		}
+	}
+	for _, key := range []string{"before", "since"} { // parameters of their own before API 1.24
+		if v := call.query.Get(key); v != "" {
+			f[key] = append(f[key], v)
+		}
+	}
+	for _, s := range f["status"] {
+		if !slices.Contains(containerStates, s) {
+			return nil, errorf(http.StatusBadRequest, "invalid filter 'status=%s'", s)
+		}
+		l.all = true
+	}
+	for _, s := range f["health"] {
+		if !slices.Contains([]string{"none", "starting", "healthy", "unhealthy"}, s) {
+			return nil, errorf(http.StatusBadRequest, "invalid filter 'health=%s'", s)
+		}
+	}
+	l.exited = map[string]bool{}
+	for _, s := range f["exited"] {
+		code, err := strconv.Atoi(s)
+		if err != nil {
+			return nil, errorf(http.StatusBadRequest, "invalid filter 'exited=%s'", s)
+		}
+		l.exited[strconv.Itoa(code)] = true
+	}
+	if l.isTask, l.taskSet, err = f.boolean("is-task"); err != nil {
+		return nil, err
+	}
+	if l.publish, err = f.portSet("publish"); err != nil {
+		return nil, err
+	}
+	if l.expose, err = f.portSet("expose"); err != nil {
+		return nil, err
+	}
+	if f.has("ancestor") {
+		if l.ancestors, err = c.descendants(ctx, f["ancestor"]); err != nil {
+			return nil, err
+		}
+	}
+	if l.before, err = c.age(ctx, f["before"]); err != nil {
+		return nil, err
+	}
+	l.since, err = c.age(ctx, f["since"])
+	return l, err
+}
+
+// age finds the container that before or since names.
+func (c *cluster) age(ctx context.Context, refs []string) (*listedAge, error) {
+	if len(refs) == 0 {
+		return nil, nil
+	}
+	found, err := c.lookUp(ctx, refs[0])
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, errorf(http.StatusNotFound, "No such container: %s", refs[0])
+	}
+	a := &listedAge{}
+	err = c.store.get(ctx, "SELECT created_at, id FROM containers WHERE container_id = ? AND node_id = ?", []any{found[0].id, found[0].node}, &a.created, &a.id)
+	return a, err
+}
+
+// descendants are the IDs of the images that refs name, and of all built from them.
+func (c *cluster) descendants(ctx context.Context, refs []string) (map[string]bool, error) {
+	ids := map[string]bool{}
+	for _, ref := range refs {
+		bare := strings.TrimPrefix(ref, "sha256:")
+		low, high := "sha256:"+bare, "sha256:"+bare+"g"
+		if !isHex(bare) {
+			low, high = "", ""
+		}
+		rows, err := c.store.query(ctx, `
+			WITH RECURSIVE a (id) AS (
+				SELECT image_id FROM image_names WHERE name = ?1
+				UNION SELECT image_id FROM images WHERE image_id >= ?2 AND image_id < ?3
+				UNION SELECT i.image_id FROM images i JOIN a ON i.parent_id = a.id)
+			SELECT id FROM a`, imageName(ref), low, high)
+		if err != nil {
+			return nil, err
+		}
+		for rows.Next() {
+			var id string
+			if err := rows.Scan(&id); err != nil {
+				rows.Close()
+				return nil, err
+			}
+			ids[id] = true
+		}
+		if err := rows.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
+// listed is one row on its way into the list. Its JSON is decoded only for filters that need it.
+type listed struct {
+	id, name, image, imageID, state string
+	created                         int64
+	head                            string
+	at                              *int64
+	tail, summary, node, nodeState  string
+	decoded                         *listedEntry
+}
+
+type listedEntry struct {
+	Labels          map[string]string
+	Ports           []entryPort
+	Mounts          []entryMount
+	NetworkSettings struct {
+		Networks map[string]struct{ NetworkID string }
+	}
+}
+
+func (e *listed) entry() *listedEntry {
+	if e.decoded == nil {
+		e.decoded = &listedEntry{}
+		json.Unmarshal([]byte(e.summary), e.decoded) // what does not fit stays empty and matches nothing
+	}
+	return e.decoded
+}
+
+// match tells whether a row passes every filter; semantics are the engine's.
+func (l *containerLister) match(e *listed) bool {
+	f := l.filters
+	switch {
+	case !l.all && l.limit <= 0 && e.state != "running" && e.state != "paused" && e.state != "restarting" && e.state != "stopping":
+		return false
+	case !f.exact("node", e.node), !f.exact("status", e.state):
+		return false
+	case !f.pattern("id", e.id), !f.pattern("name", e.name, "/"+e.name):
+		return false
+	case l.taskSet && l.isTask:
+		return false // tasks belong to Swarm mode
+	case len(l.exited) > 0 && !l.exited[exitCode(e.head)]:
+		return false
+	case f.has("health") && !slices.Contains(f["health"], healthOf(e.tail)):
+		return false
+	case l.ancestors != nil && !l.ancestors[e.imageID] && !slices.Contains(f["ancestor"], e.image):
+		return false
+	case l.before != nil && e.created >= l.before.created, l.since != nil && e.created <= l.since.created:
+		return false
+	case f.has("label") && !f.labels("label", e.entry().Labels):
+		return false
+	case f.has("volume") && !l.matchVolume(e), f.has("network") && !l.matchNetwork(e):
+		return false
+	}
+	return l.matchPorts(e)
+}
+
+func (l *containerLister) matchVolume(e *listed) bool {
+	return slices.ContainsFunc(e.entry().Mounts, func(m entryMount) bool {
+		return l.filters.exact("volume", m.Name) || l.filters.exact("volume", m.Destination)
+	})
+}
+
+func (l *containerLister) matchNetwork(e *listed) bool {
+	for _, want := range l.filters["network"] {
+		for name, n := range e.entry().NetworkSettings.Networks {
+			if want != "" && (name == want || strings.HasPrefix(n.NetworkID, want)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (l *containerLister) matchPorts(e *listed) bool {
+	if len(l.publish) == 0 && len(l.expose) == 0 {
+		return true
+	}
+	published, exposed := len(l.publish) == 0, len(l.expose) == 0
+	for _, p := range e.entry().Ports {
+		published = published || l.publish[strconv.Itoa(int(p.PublicPort))+"/"+p.Type]
+		exposed = exposed || l.expose[strconv.Itoa(int(p.PrivatePort))+"/"+p.Type]
+	}
+	return published && exposed
+}
+
+// exitCode reads the code out of "Exited (0) ".
+func exitCode(head string) string {
+	code, ok := strings.CutPrefix(head, "Exited (")
+	if !ok {
+		return ""
+	}
+	code, _, _ = strings.Cut(code, ")")
+	return code
+}
+
+// healthOf reads the health out of " (healthy)".
+func healthOf(tail string) string {
+	switch {
+	case strings.HasSuffix(tail, "(healthy)"):
+		return "healthy"
+	case strings.HasSuffix(tail, "(unhealthy)"):
+		return "unhealthy"
+	case strings.HasSuffix(tail, "(health: starting)"):
+		return "starting"
+	}
+	return "none"
+}
+
+// write puts one entry out: the stored one, with the status as of now.
+func (l *containerLister) write(out *bufio.Writer, e *listed) error {
+	status := statusText(e.head, e.at, e.tail, l.now)
+	if e.nodeState == "unhealthy" || e.nodeState == "duplicate" {
+		status = "Host Down"
+	}
+	words, err := json.Marshal(status)
+	if err != nil {
+		return err
+	}
+	summary := l.shaped(e)
+	out.WriteString(`{"Status":`)
+	out.Write(words)
+	if len(summary) > 2 {
+		out.WriteByte(',')
+	}
+	_, err = out.WriteString(summary[1:])
+	return err
+}
+
+// shaped is the stored entry as this client gets it: names by -names, sizes if
+// asked for, and no fields that are newer than the client's version.
+func (l *containerLister) shaped(e *listed) string {
+	cut := false
+	for _, f := range listFields {
+		cut = cut || l.version != 0 && l.version < f.from && strings.Contains(e.summary, `"`+f.key+`"`)
+	}
+	size, sized := l.sizes[e.id]
+	if !cut && !sized && l.names == "plain" {
+		return e.summary
+	}
+	o, err := parseObject([]byte(e.summary))
+	if err != nil {
+		return e.summary
+	}
+	for _, f := range listFields {
+		if l.version != 0 && l.version < f.from {
+			o = o.without(f.key)
+		}
+	}
+	if sized {
+		if size.SizeRw != nil {
+			o = o.replace("SizeRw", size.SizeRw)
+		}
+		if size.SizeRootFs != nil {
+			o = o.replace("SizeRootFs", size.SizeRootFs)
+		}
+	}
+	var names []string
+	if l.names != "plain" && json.Unmarshal(o.get("Names"), &names) == nil {
+		node := "/" + e.node + "/" + e.name
+		if l.names == "node" {
+			names = []string{node}
+		} else {
+			names = append(names, node)
+		}
+		o = o.with("Names", names)
+	}
+	return string(o.bytes())
+}
+
+// containerSizes asks every healthy engine for its containers' sizes, by ID.
+func (c *cluster) containerSizes(ctx context.Context) (map[string]containerSize, error) {
+	engines := c.healthyEngines()
+	found := make([][]struct {
+		Id string
+		containerSize
+	}, len(engines))
+	var g errgroup.Group
+	g.SetLimit(64)
+	for i, e := range engines {
+		g.Go(func() error {
+			// A node that does not answer leaves its sizes out; its containers are listed all the same.
+			if err := e.getJSON(ctx, "/containers/json", "all=1&size=1", &found[i]); err != nil {
+				c.log.Warn("sizes not read", "node", e.nodeName(), "err", oneLine(err))
+			}
+			return nil
+		})
+	}
+	g.Wait()
+	sizes := map[string]containerSize{}
+	for _, list := range found {
+		for _, s := range list {
+			sizes[s.Id] = s.containerSize
+		}
+	}
+	return sizes, ctx.Err()
+}

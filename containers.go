@@ -1,0 +1,528 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	crand "crypto/rand"
+	"encoding/hex"
+)
+
+// pass relays a call to the engine that has the container.
+func pass(p patience) handler {
+	return func(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+		return c.toContainer(w, r, call, &relay{patience: p}, false)
+	}
+}
+
+// passChange relays a call that changes the container, which is then read again:
+// a list after the answer shows it.
+func passChange(p patience) handler {
+	return func(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+		return c.toContainer(w, r, call, &relay{patience: p}, true)
+	}
+}
+
+// containerUpdate changes what a container reserves.
+func containerUpdate(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	at, err := c.container(r.Context(), call.name)
+	if err != nil {
+		return err
+	}
+	return (&relay{engine: at.engine, path: containerPath(r, call, at.id), patience: change,
+		answered: func(int) { at.marks.add(mark{"update", at.id}) }}).run(w, r, call)
+}
+
+// toContainer sends rl to the engine of the container that the path names.
+func (c *cluster) toContainer(w http.ResponseWriter, r *http.Request, call *call, rl *relay, changes bool) error {
+	at, err := c.container(r.Context(), call.name)
+	if err != nil {
+		return err
+	}
+	rl.engine, rl.path = at.engine, containerPath(r, call, at.id)
+	if changes {
+		rl.answered = func(int) { at.marks.add(mark{"container", at.id}) }
+	}
+	return rl.run(w, r, call)
+}
+
+// containerPath is the request's path with the container's full ID in it.
+func containerPath(r *http.Request, call *call, id string) string {
+	suffix := strings.TrimPrefix(r.URL.Path, "/containers/"+call.name)
+	return "/containers/" + id + suffix
+}
+
+// containerInspect adds classic Swarm's Node object, and shows ports published on
+// every address with the node's own.
+func containerInspect(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	at, err := c.container(r.Context(), call.name)
+	if err != nil {
+		return err
+	}
+	rl := &relay{engine: at.engine, path: "/containers/" + at.id + "/json", edit: func(data []byte) ([]byte, error) {
+		return c.shownInspect(r.Context(), at, data)
+	}}
+	return rl.run(w, r, call)
+}
+
+func (c *cluster) shownInspect(ctx context.Context, at *located, data []byte) ([]byte, error) {
+	o, err := parseObject(data)
+	if err != nil {
+		return nil, err
+	}
+	var node struct {
+		ID, IP, Addr, Name string
+		Cpus, Memory       int64
+		Labels             map[string]string
+	}
+	var labels string
+	err = c.store.get(ctx, `SELECT coalesce(engine_id, ''), ip, address, name, cpus, memory_bytes,
+		(SELECT coalesce(json_group_object(key, value), '{}') FROM node_labels WHERE node_id = nodes.id) FROM nodes WHERE id = ?`,
+		[]any{at.engine.id}, &node.ID, &node.IP, &node.Addr, &node.Name, &node.Cpus, &node.Memory, &labels)
+	if err != nil {
+		return nil, err
+	}
+	node.Addr = strings.TrimPrefix(node.Addr, "tcp://")
+	if err := json.Unmarshal([]byte(labels), &node.Labels); err != nil {
+		return nil, err
+	}
+	o = o.with("Node", node)
+	if settings := shownSettings(o.get("NetworkSettings"), node.IP); settings != nil {
+		o = o.replace("NetworkSettings", settings)
+	}
+	return o.bytes(), nil
+}
+
+// shownSettings replaces "every address" in NetworkSettings.Ports by the node's
+// own; nil when there is nothing to change.
+func shownSettings(raw json.RawMessage, ip string) json.RawMessage {
+	settings, err := parseObject(raw)
+	if err != nil || ip == "" {
+		return nil
+	}
+	ports, err := parseObject(settings.get("Ports"))
+	if err != nil || len(ports) == 0 {
+		return nil
+	}
+	for i, m := range ports {
+		var bindings []portBinding
+		if json.Unmarshal(m.value, &bindings) != nil || bindings == nil {
+			continue
+		}
+		seen := map[portBinding]bool{}
+		kept := bindings[:0]
+		for _, b := range bindings {
+			if everyIP(b.HostIp) == "" {
+				b.HostIp = ip
+			}
+			if !seen[b] {
+				seen[b] = true
+				kept = append(kept, b)
+			}
+		}
+		if ports[i].value, err = json.Marshal(kept); err != nil {
+			return nil
+		}
+	}
+	return settings.replace("Ports", ports.bytes()).bytes()
+}
+
+// containerWait holds until the container has stopped, or is gone; either way its
+// row is read again before the client's next list.
+func containerWait(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	at, err := c.container(r.Context(), call.name)
+	if err != nil {
+		return err
+	}
+	again := func() { at.marks.add(mark{"container", at.id}) }
+	resp := &endWatcher{ResponseWriter: w, last: again}
+	return (&relay{engine: at.engine, path: containerPath(r, call, at.id), patience: forever}).run(resp, r, call)
+}
+
+// endWatcher calls last before the first byte of the body goes out: wait's header
+// comes at once, its body is the news.
+type endWatcher struct {
+	http.ResponseWriter
+	last func()
+}
+
+func (e *endWatcher) Write(p []byte) (int, error) {
+	if e.last != nil {
+		e.last()
+		e.last = nil
+	}
+	return e.ResponseWriter.Write(p)
+}
+
+func (e *endWatcher) Unwrap() http.ResponseWriter { return e.ResponseWriter }
+
+// containerAttach joins the client and the container's streams. The body of an
+// attach means nothing and is dropped: an engine would feed it to the container.
+func containerAttach(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	return c.attach(w, r, call, "tcp")
+}
+
+func containerAttachWebsocket(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	return c.attach(w, r, call, "websocket")
+}
+
+func (c *cluster) attach(w http.ResponseWriter, r *http.Request, call *call, protocol string) error {
+	at, err := c.container(r.Context(), call.name)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxJSON)); err != nil {
+		return errorf(http.StatusBadRequest, "read request body: %v", err)
+	}
+	return (&hijack{engine: at.engine, path: containerPath(r, call, at.id), protocol: protocol,
+		ended: func() { at.marks.add(mark{"container", at.id}) }}).run(w, r, call)
+}
+
+// containerCommit makes an image of a container, on its node.
+func containerCommit(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	at, err := c.container(r.Context(), call.query.Get("container"))
+	if err != nil {
+		return err
+	}
+	query := cloneQuery(call.query)
+	query.Set("container", at.id)
+	return (&relay{engine: at.engine, path: "/commit", query: query, patience: forever,
+		answered: func(int) { at.marks.add(mark{"images", ""}) }}).run(w, r, call)
+}
+
+func cloneQuery(q url.Values) url.Values {
+	out := url.Values{}
+	for k, v := range q {
+		out[k] = append([]string(nil), v...)
+	}
+	return out
+}
+
+// containerRename keeps names unique in the cluster: the new one is reserved in
+// the database before the engine is asked.
+func containerRename(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	at, err := c.container(r.Context(), call.name)
+	if err != nil {
+		return err
+	}
+	name := strings.TrimPrefix(call.query.Get("name"), "/")
+	if name == "" || name == at.name {
+		return c.toContainer(w, r, call, &relay{patience: change}, true) // the engine's to refuse
+	}
+	old, err := c.store.renamed(r.Context(), at.engine.id, at.id, name)
+	if err != nil {
+		return asRefusal(err)
+	}
+	undo := func() {
+		if _, err := c.store.renamed(c.base, at.engine.id, at.id, old); err != nil {
+			c.log.Error("rename not undone", "container", at.id, "err", err)
+		}
+	}
+	rl := &relay{engine: at.engine, path: containerPath(r, call, at.id), patience: change, answered: func(status int) {
+		if status != 0 && status >= 300 {
+			undo()
+		}
+		at.marks.add(mark{"container", at.id})
+	}}
+	return rl.run(w, r, call)
+}
+
+// renamed gives a container's row another name if it is free, and returns the old one.
+func (s *store) renamed(ctx context.Context, node int64, id, name string) (old string, err error) {
+	err = s.write(ctx, func(t *tx) error {
+		if err := t.nameFree(name); err != nil {
+			return err
+		}
+		if err := t.get("SELECT name FROM containers WHERE node_id = ? AND container_id = ?", []any{node, id}, &old); err != nil {
+			return err
+		}
+		_, err := t.exec("UPDATE containers SET name = ? WHERE node_id = ? AND container_id = ?", name, node, id)
+		return err
+	})
+	return old, err
+}
+
+// createBody is what placement reads of a create; everything else passes unread.
+type createBody struct {
+	Image            string
+	Env              []string
+	Labels           map[string]string
+	HostConfig       hostConfig
+	NetworkingConfig struct {
+		EndpointsConfig map[string]json.RawMessage
+	}
+}
+
+// containerCreate places a container and has the picked engine create it. Once
+// room is reserved the work goes on though the client leaves: an engine does the same.
+func containerCreate(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	data, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	load, data, err := readCreate(data, call)
+	if err != nil {
+		return err
+	}
+	type outcome struct {
+		resp *created
+		err  error
+	}
+	done := make(chan outcome, 1)
+	ctx := context.WithoutCancel(r.Context())
+	go func() {
+		resp, err := c.create(ctx, r.Header, call, load, data)
+		done <- outcome{resp, err}
+	}()
+	select {
+	case o := <-done:
+		if o.err != nil {
+			return asRefusal(asAnswer(o.err, true))
+		}
+		copyAnswerHeaders(w.Header(), o.resp.header)
+		w.WriteHeader(o.resp.status)
+		w.Write(o.resp.body)
+	case <-r.Context().Done():
+	}
+	return nil
+}
+
+// readCreate makes a workload of a create body. Expressions move from Env into
+// labels, as classic Swarm has them; the rest of the body stays as it came.
+func readCreate(data []byte, call *call) (*workload, []byte, error) {
+	var body createBody
+	if err := decodeBody(data, &body); err != nil {
+		return nil, nil, err
+	}
+	o, err := parseObject(data)
+	if err != nil {
+		return nil, nil, errorf(http.StatusBadRequest, "invalid JSON: %v", err)
+	}
+	h := &body.HostConfig
+	w := &workload{kind: "container", name: strings.TrimPrefix(call.query.Get("name"), "/"), image: body.Image,
+		nanoCPUs: h.nanoCPUs(), memory: h.memoryBytes(), ports: h.ports(), version: call.version}
+	id := make([]byte, 32)
+	crand.Read(id)
+	w.swarmID = hex.EncodeToString(id)
+	if err := w.readExpressions(&body, &o); err != nil {
+		return nil, nil, errorf(http.StatusBadRequest, "%v", err)
+	}
+	w.readTies(&body)
+	return w, o.bytes(), nil
+}
+
+// readExpressions parses the expressions of a create, from its environment and
+// its labels, and writes both keys anew.
+func (w *workload) readExpressions(body *createBody, o *object) error {
+	env, found := cutExpressions(body.Env)
+	fromLabels, err := labelExpressions(body.Labels)
+	if err != nil {
+		return err
+	}
+	labels := map[string]string{}
+	for k, v := range body.Labels {
+		labels[k] = v
+	}
+	total := 0
+	for kind := range expressionLabels {
+		texts := append(fromLabels[kind], found[kind]...)
+		if total += len(texts); total > maxExprs {
+			return errors.New("over " + strconv.Itoa(maxExprs) + " expressions")
+		}
+		if len(found[kind]) > 0 {
+			labels[expressionLabel(kind)] = jsonText(texts)
+		}
+		if kind == "reschedule" {
+			continue
+		}
+		for _, text := range texts {
+			e, err := parseExpr(kind, text)
+			if err != nil {
+				return err
+			}
+			switch kind {
+			case "constraint":
+				w.constraints = append(w.constraints, e)
+			case "affinity":
+				w.affinities = append(w.affinities, e)
+			case "whitelist":
+				w.whitelists = append(w.whitelists, e)
+			}
+		}
+	}
+	labels[swarmIDLabel] = w.swarmID
+	w.labels = labels
+	if len(env) != len(body.Env) {
+		*o = o.with("Env", env)
+	}
+	*o = o.with("Labels", labels)
+	return nil
+}
+
+// readTies collects what the container must be beside: networks, named volumes and
+// other containers.
+func (w *workload) readTies(body *createBody) {
+	h := &body.HostConfig
+	for _, mode := range []string{h.NetworkMode, h.IpcMode, h.PidMode} {
+		if ref, ok := strings.CutPrefix(mode, "container:"); ok {
+			w.containers = append(w.containers, ref)
+		}
+	}
+	for _, ref := range h.VolumesFrom {
+		ref, _, _ = strings.Cut(ref, ":")
+		w.containers = append(w.containers, ref)
+	}
+	for _, link := range h.Links {
+		ref, _, _ := strings.Cut(link, ":")
+		w.containers = append(w.containers, strings.TrimPrefix(ref, "/"))
+	}
+	networks := map[string]bool{}
+	if !strings.HasPrefix(h.NetworkMode, "container:") {
+		networks[h.NetworkMode] = true
+	}
+	for name := range body.NetworkingConfig.EndpointsConfig {
+		networks[name] = true
+	}
+	for name := range networks {
+		switch name {
+		case "", "default", "bridge", "host", "none", "nat":
+		default:
+			w.networks = append(w.networks, name)
+		}
+	}
+	for _, bind := range h.Binds {
+		if source, _, ok := strings.Cut(bind, ":"); ok && source != "" && !strings.HasPrefix(source, "/") {
+			w.volumes = append(w.volumes, source)
+		}
+	}
+	for _, m := range h.Mounts {
+		if m.Type == "volume" && m.Source != "" {
+			w.volumes = append(w.volumes, m.Source)
+		}
+	}
+}
+
+// created is an engine's answer to a create, read whole.
+type created struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+const (
+	freshAnswer = time.Second           // an engine that answered this lately is asked at once
+	quickPing   = 50 * time.Millisecond // the others are pinged first
+)
+
+// create places load and asks the picked engine, again and again only while it is
+// sure that nothing was sent.
+func (c *cluster) create(ctx context.Context, header http.Header, call *call, load *workload, data []byte) (*created, error) {
+	for {
+		p, err := c.scheduler.place(ctx, load)
+		if err != nil {
+			return nil, err
+		}
+		e := c.nodes.get(p.node)
+		if e == nil || !c.answers(ctx, e) {
+			load.exclude = append(load.exclude, p.node)
+			if err := c.store.release(ctx, p, "moved", "no answer to a ping", 0); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		began := time.Now()
+		resp, err := c.createOn(ctx, e, header, call, p, data)
+		if err == nil && resp.status == http.StatusNotFound {
+			resp, err = c.createWithImage(ctx, e, header, call, p, load, data, resp)
+		}
+		took := time.Since(began)
+		var ee *engineError
+		switch {
+		case errors.As(err, &ee) && !ee.sent:
+			load.exclude = append(load.exclude, p.node)
+			if err := c.store.release(ctx, p, "moved", ee.Error(), took); err != nil {
+				return nil, err
+			}
+			continue
+		case errors.As(err, &ee):
+			if err := c.store.unknown(ctx, p, asAnswer(err, true).Error(), took); err != nil {
+				return nil, err
+			}
+			return nil, err
+		case err != nil:
+			return nil, errors.Join(err, c.store.release(ctx, p, "failed", err.Error(), took))
+		case resp.status != http.StatusCreated:
+			return resp, c.store.release(ctx, p, "failed", engineMessage(bytes.NewReader(resp.body)), took)
+		}
+		return resp, c.createdRow(ctx, e, p, load, resp, took)
+	}
+}
+
+// answers tells whether the engine is alive, so that a create goes only where it
+// will be heard. A silent one leaves the candidates until it answers.
+func (c *cluster) answers(ctx context.Context, e *engine) bool {
+	if !e.healthy.Load() {
+		return false
+	}
+	if e.quietFor() < freshAnswer || e.ping(ctx, quickPing) == nil {
+		return true
+	}
+	// A busy machine may be slower than that; a hung one stays silent.
+	return e.ping(ctx, dialWait) == nil
+}
+
+// createOn asks one engine.
+func (c *cluster) createOn(ctx context.Context, e *engine, header http.Header, call *call, p *placement, data []byte) (*created, error) {
+	query := cloneQuery(call.query)
+	query.Set("name", p.name)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.url(call.version, "/containers/create", query.Encode()), bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	copyHeaders(req.Header, header)
+	resp, err := e.do(req, change)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxJSON))
+	if err != nil {
+		return nil, &engineError{e.nodeName(), "POST /containers/create", true, false, err}
+	}
+	return &created{resp.StatusCode, resp.Header, body}, nil
+}
+
+// createdRow writes the container's row before the client hears of it.
+func (c *cluster) createdRow(ctx context.Context, e *engine, p *placement, load *workload, resp *created, took time.Duration) error {
+	var answer struct{ Id string }
+	if err := json.Unmarshal(resp.body, &answer); err != nil || answer.Id == "" {
+		return &engineError{e.nodeName(), "POST /containers/create", true, false, errors.New("answer without an Id")}
+	}
+	labels := map[string]string{nodeLabel: e.nodeName()}
+	for k, v := range load.labels {
+		labels[k] = v
+	}
+	row := &containerRow{id: answer.Id, name: p.name, image: bounded(load.image), state: "created", created: time.Now().Unix(),
+		status: statusWords{head: "Created"}, labels: load.labels, counted: true,
+		summary: []byte(jsonText(map[string]any{"Id": answer.Id, "Names": []string{"/" + p.name}, "Image": load.image, "ImageID": "",
+			"Command": "", "Created": time.Now().Unix(), "Ports": []int{}, "Labels": labels, "State": "created",
+			"HostConfig": map[string]string{}, "NetworkSettings": map[string]any{"Networks": map[string]string{}}, "Mounts": []int{}}))}
+	for _, v := range load.volumes {
+		row.mounts = append(row.mounts, entryMount{"volume", v, "", "(" + v + ")"})
+		e.marks.add(mark{"volume", v})
+	}
+	err := c.store.created(ctx, p, row, took)
+	e.marks.add(mark{"container", answer.Id})
+	if errors.Is(err, errNotFound) {
+		return nil // its node was taken out of the cluster meanwhile
+	}
+	return err
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// execCreate remembers which node has the exec before its ID is passed on, so
+// that it outlives a restart of the manager.
+func execCreate(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	at, err := c.container(r.Context(), call.name)
+	if err != nil {
+		return err
+	}
+	rl := &relay{engine: at.engine, path: containerPath(r, call, at.id), patience: change, editStatus: http.StatusCreated,
+		edit: func(data []byte) ([]byte, error) {
+			var answer struct{ Id string }
+			if err := json.Unmarshal(data, &answer); err != nil {
+				return nil, err
+			}
+			return data, c.store.putExec(c.base, answer.Id, at.engine.id, at.id)
+		}}
+	return rl.run(w, r, call)
+}
+
+// keptExecs is how long an exec's node is remembered, in seconds; engines forget
+// theirs with the container or at a restart.
+const keptExecs = 7 * 24 * 3600
+
+func (s *store) putExec(ctx context.Context, id string, node int64, container string) error {
+	return s.write(ctx, func(t *tx) error {
+		if _, err := t.exec("DELETE FROM execs WHERE made_at < CAST(strftime('%s','now') AS INTEGER) - ?", keptExecs); err != nil {
+			return err
+		}
+		_, err := t.exec("INSERT OR REPLACE INTO execs (exec_id, node_id, container_id) VALUES (?,?,?)", id, node, container)
+		return err
+	})
+}
+
+// execEngine finds the engine that has an exec: by its row, else by asking every
+// healthy node before the answer is 404.
+func (c *cluster) execEngine(ctx context.Context, id string) (e *engine, container string, err error) {
+	var node int64
+	err = c.store.get(ctx, "SELECT node_id, container_id FROM execs WHERE exec_id = ?", []any{id}, &node, &container)
+	if err == nil {
+		e, err = c.engine(node)
+		return e, container, err
+	}
+	if !errors.Is(err, errNotFound) {
+		return nil, "", err
+	}
+	type hit struct {
+		e         *engine
+		container string
+	}
+	engines := c.healthyEngines()
+	hits := make(chan hit, len(engines))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, e := range engines {
+		go func() {
+			var ex struct{ ID, ContainerID string }
+			if e.getJSON(ctx, "/exec/"+url.PathEscape(id)+"/json", "", &ex) != nil {
+				hits <- hit{}
+				return
+			}
+			hits <- hit{e, ex.ContainerID}
+		}()
+	}
+	for range engines {
+		if h := <-hits; h.e != nil {
+			return h.e, h.container, nil
+		}
+	}
+	return nil, "", errorf(http.StatusNotFound, "No such exec instance: %s", id)
+}
+
+func execPath(r *http.Request, call *call) string {
+	return "/exec/" + url.PathEscape(call.name) + strings.TrimPrefix(r.URL.Path, "/exec/"+call.name)
+}
+
+// execPass relays exec inspect and resize.
+func execPass(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	e, _, err := c.execEngine(r.Context(), call.name)
+	if err != nil {
+		return err
+	}
+	return (&relay{engine: e, path: execPath(r, call)}).run(w, r, call)
+}
+
+// execStart joins the client and the exec's streams, or starts it detached. The
+// body goes to the engine whole and never into the exec's input.
+func execStart(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	e, _, err := c.execEngine(r.Context(), call.name)
+	if err != nil {
+		return err
+	}
+	body, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	return (&hijack{engine: e, path: execPath(r, call), protocol: "tcp", body: body}).run(w, r, call)
+}

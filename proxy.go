@@ -1,0 +1,360 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// call is one client request on its way: what the route table found out.
+type call struct {
+	version apiVersion // the client's; 0: none given
+	name    string     // what {id} or {name} stands for
+	query   url.Values
+}
+
+// writeJSON answers 200 with v.
+func writeJSON(w http.ResponseWriter, v any) error {
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(v)
+}
+
+// relay passes one request to one engine and its answer back verbatim.
+type relay struct {
+	engine     *engine
+	path       string // at the engine, without version
+	query      url.Values
+	patience   patience
+	body       io.Reader // instead of the client's; with its length
+	length     int64
+	edit       func([]byte) ([]byte, error) // sees or rewrites a JSON answer of editStatus, read whole
+	editStatus int                          // 200 if it is not set
+	answered   func(status int)             // after the engine's header came, before the client sees it
+}
+
+// droppedHeaders never cross, either way: hop-by-hop fields, those that name the
+// client to the engine, and those that only mean something between the two ends of
+// one connection (S7).
+var droppedHeaders = map[string]bool{
+	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Te": true, "Trailer": true, "Transfer-Encoding": true,
+	"Upgrade": true, "Host": true, "Cookie": true, "Authorization": true, "Forwarded": true, "Origin": true, "Expect": true,
+	"Http2-Settings": true, "Content-Length": true,
+}
+
+func copyHeaders(to, from http.Header) {
+	named := map[string]bool{}
+	for _, v := range from["Connection"] {
+		for _, f := range strings.Split(v, ",") {
+			named[http.CanonicalHeaderKey(strings.TrimSpace(f))] = true
+		}
+	}
+	for k, v := range from {
+		if droppedHeaders[k] || named[k] || strings.HasPrefix(k, "Proxy-") || strings.HasPrefix(k, "X-Forwarded-") || strings.HasPrefix(k, "Sec-") {
+			continue
+		}
+		to[k] = v
+	}
+}
+
+// ownHeaders are set by api.go for the whole cluster; an engine's do not replace them.
+var ownHeaders = []string{"Api-Version", "Docker-Experimental", "Ostype", "Server", "Date"}
+
+func copyAnswerHeaders(to, from http.Header) {
+	own := map[string][]string{}
+	for _, k := range ownHeaders {
+		if v, ok := to[k]; ok {
+			own[k] = v
+		}
+	}
+	copyHeaders(to, from)
+	for _, k := range ownHeaders {
+		delete(to, k)
+		if v, ok := own[k]; ok {
+			to[k] = v
+		}
+	}
+}
+
+// run relays r and answers w. An error is returned only while nothing has been
+// answered yet; later ones break the connection, as a dying engine would.
+func (rl *relay) run(w http.ResponseWriter, r *http.Request, c *call) error {
+	query := rl.query
+	if query == nil {
+		query = c.query
+	}
+	body, length := rl.body, rl.length
+	if body == nil {
+		body, length = r.Body, r.ContentLength
+		if length == 0 {
+			body = http.NoBody
+		}
+	}
+	req, err := http.NewRequestWithContext(r.Context(), r.Method, rl.engine.url(c.version, rl.path, query.Encode()), body)
+	if err != nil {
+		return errorf(http.StatusBadRequest, "%v", err)
+	}
+	req.ContentLength = length
+	copyHeaders(req.Header, r.Header)
+	write := r.Method != http.MethodGet && r.Method != http.MethodHead
+	resp, err := rl.engine.do(req, rl.patience)
+	if err != nil {
+		if rl.answered != nil && write {
+			rl.answered(0)
+		}
+		return asAnswer(err, write)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode < 200 || resp.StatusCode >= 300 && resp.StatusCode < 400 && resp.StatusCode != http.StatusNotModified {
+		return errorf(http.StatusBadGateway, "node %s answered %s, which no engine does", rl.engine.nodeName(), resp.Status)
+	}
+	if rl.answered != nil {
+		rl.answered(resp.StatusCode)
+	}
+	return answer(w, r, resp, rl)
+}
+
+// answer passes an engine's answer on.
+func answer(w http.ResponseWriter, r *http.Request, resp *http.Response, rl *relay) error {
+	copyAnswerHeaders(w.Header(), resp.Header)
+	if rl.edit != nil && resp.StatusCode == max(rl.editStatus, http.StatusOK) {
+		data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		if err == nil {
+			data, err = rl.edit(data)
+		}
+		if err != nil {
+			return errorf(http.StatusBadGateway, "bad answer from node %s: %v", rl.engine.nodeName(), err)
+		}
+		w.WriteHeader(resp.StatusCode)
+		w.Write(data)
+		return nil
+	}
+	if resp.ContentLength >= 0 && resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusNotModified {
+		w.Header().Set("Content-Length", fmt.Sprint(resp.ContentLength))
+	}
+	w.WriteHeader(resp.StatusCode)
+	stream := rl.patience == forever
+	if stream {
+		http.NewResponseController(w).Flush()
+	}
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	if err := copyBody(w, resp.Body, stream); err != nil {
+		// Half an answer must not look like a whole one.
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// copyBody copies to w, flushing after each piece of a stream.
+func copyBody(w http.ResponseWriter, body io.Reader, stream bool) error {
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buf)
+	flush := http.NewResponseController(w)
+	for {
+		n, err := body.Read(buf[:])
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return err
+			}
+			if stream {
+				if err := flush.Flush(); err != nil {
+					return err
+				}
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// hijack relays a request whose connection becomes a raw stream: attach, exec
+// start, session, grpc. A stock reverse proxy is no use here: clients that send no
+// Upgrade must get Docker's old 200 raw stream, a body must never reach the
+// container's input, and early bytes must not be lost. The engine's whole answer
+// header is read before the client's connection is touched (S9), so that after a
+// refusal nothing the client sends can reach the engine.
+type hijack struct {
+	engine   *engine
+	path     string
+	protocol string // that may be asked for: tcp, websocket, h2c
+	body     []byte // whole
+	answered func()
+	ended    func()
+}
+
+func (h *hijack) run(w http.ResponseWriter, r *http.Request, c *call) error {
+	upgrade := strings.EqualFold(r.Header.Get("Upgrade"), h.protocol)
+	req, err := http.NewRequestWithContext(r.Context(), r.Method, h.engine.url(c.version, h.path, c.query.Encode()), nil)
+	if err != nil {
+		return errorf(http.StatusBadRequest, "%v", err)
+	}
+	copyHeaders(req.Header, r.Header)
+	if upgrade {
+		req.Header.Set("Connection", "Upgrade")
+		req.Header.Set("Upgrade", h.protocol)
+		if h.protocol == "websocket" {
+			for _, k := range []string{"Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions"} {
+				if v := r.Header[k]; v != nil {
+					req.Header[k] = v
+				}
+			}
+		}
+	}
+	conn, in, resp, err := h.engine.ask(r.Context(), req, h.body)
+	if err != nil {
+		return asAnswer(err, true)
+	}
+	defer conn.Close()
+	if h.answered != nil {
+		h.answered()
+	}
+	if h.ended != nil {
+		defer h.ended()
+	}
+	raw := resp.StatusCode == http.StatusOK && !upgrade && h.protocol == "tcp" && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0
+	switched := resp.StatusCode == http.StatusSwitchingProtocols && upgrade && strings.EqualFold(resp.Header.Get("Upgrade"), h.protocol)
+	if !raw && !switched {
+		rawAnswer := resp.StatusCode == http.StatusOK && upgrade && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0
+		if resp.StatusCode < 200 || resp.StatusCode >= 300 && resp.StatusCode < 400 && resp.StatusCode != http.StatusNotModified || rawAnswer {
+			return errorf(http.StatusBadGateway, "node %s answered %s to an upgrade, which no engine does", h.engine.nodeName(), resp.Status)
+		}
+		conn.SetReadDeadline(time.Now().Add(readWait))
+		return answer(w, r, resp, &relay{engine: h.engine})
+	}
+	return h.join(w, conn, in, resp, switched)
+}
+
+// ask sends req, with body as its whole body, over a connection of its own and
+// reads the header of the answer. The connection is never pooled (S10).
+func (e *engine) ask(ctx context.Context, req *http.Request, body []byte) (net.Conn, *bufio.Reader, *http.Response, error) {
+	fail := func(sent, timeout bool, err error) (net.Conn, *bufio.Reader, *http.Response, error) {
+		if timeout {
+			e.timeouts.Add(1)
+			err = errNoAnswer
+		}
+		e.doubt()
+		return nil, nil, nil, &engineError{e.nodeName(), req.Method + " " + req.URL.Path, sent, timeout, err}
+	}
+	conn, err := e.dial(ctx)
+	if err != nil {
+		return fail(false, false, err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	conn.SetDeadline(time.Now().Add(writeWait))
+	var head strings.Builder
+	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", req.Method, req.URL.RequestURI(), req.URL.Host)
+	req.Header.Write(&head)
+	fmt.Fprintf(&head, "Content-Length: %d\r\n\r\n", len(body))
+	if _, err := conn.Write(append([]byte(head.String()), body...)); err != nil {
+		conn.Close()
+		return fail(true, isTimeout(err), err)
+	}
+	in := bufio.NewReaderSize(conn, 32<<10)
+	resp, err := http.ReadResponse(in, req)
+	if err != nil {
+		conn.Close()
+		return fail(true, isTimeout(err), err)
+	}
+	e.answered()
+	conn.SetDeadline(time.Time{})
+	return conn, in, resp, nil
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// join takes over the client's connection and copies both ways until both ends
+// have closed, bytes that came early first.
+func (h *hijack) join(w http.ResponseWriter, engine net.Conn, fromEngine *bufio.Reader, resp *http.Response, switched bool) error {
+	header := w.Header().Clone()
+	client, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return fmt.Errorf("take over the connection: %w", err)
+	}
+	defer client.Close()
+	client.SetDeadline(time.Time{})
+	copyAnswerHeaders(header, resp.Header)
+	if switched {
+		header.Set("Connection", "Upgrade")
+		header.Set("Upgrade", h.protocol)
+		for k, v := range resp.Header {
+			if strings.HasPrefix(k, "Sec-Websocket-") {
+				header[k] = v
+			}
+		}
+	}
+	var head strings.Builder
+	fmt.Fprintf(&head, "HTTP/1.1 %d %s\r\n", resp.StatusCode, http.StatusText(resp.StatusCode))
+	header.Write(&head)
+	head.WriteString("\r\n")
+	if _, err := io.WriteString(client, head.String()); err != nil {
+		return nil
+	}
+	up := make(chan error, 1)
+	go func() {
+		from := &watchedReader{Reader: buffered.Reader}
+		_, err := io.Copy(engine, from)
+		if from.err != nil {
+			engine.Close() // the client has gone
+		}
+		closeWrite(engine)
+		if tc, ok := client.(*net.TCPConn); ok && err == nil {
+			// A client that has half-closed and one that has gone look the same; only probes tell.
+			tc.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3})
+		}
+		up <- err
+	}()
+	_, err = io.Copy(client, fromEngine)
+	closeWrite(client)
+	if err != nil {
+		engine.Close() // the client has gone
+	} else {
+		// The output has ended; what the client still sends nobody reads.
+		client.SetReadDeadline(time.Now().Add(time.Second))
+	}
+	<-up
+	return nil
+}
+
+// watchedReader keeps a read error apart from a write error: when the engine takes
+// no more input its output must still be read to the end.
+type watchedReader struct {
+	io.Reader
+	err error
+}
+
+func (r *watchedReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
+}
+
+// closeWrite ends one direction; the other goes on.
+func closeWrite(c net.Conn) {
+	if cw, ok := c.(interface{ CloseWrite() error }); ok {
+		cw.CloseWrite()
+		return
+	}
+	c.Close()
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	units "github.com/docker/go-units"
+)
+
+// version is set by the build.
+var version = "dev"
+
+// ping answers for the cluster as an engine does for itself, with all its headers.
+func ping(c *cluster, w http.ResponseWriter, r *http.Request, _ *call) error {
+	h := w.Header()
+	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
+	h.Set("Pragma", "no-cache")
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Swarm", "inactive")
+	if b := c.builderVersion(); b != "" {
+		h.Set("Builder-Version", b)
+	}
+	if r.Method == http.MethodHead {
+		h.Set("Content-Length", "0")
+		return nil
+	}
+	h.Set("Content-Length", "2")
+	w.Write([]byte("OK"))
+	return nil
+}
+
+// builderVersion is what every engine says, or nothing.
+func (c *cluster) builderVersion() string {
+	common := ""
+	for i, e := range c.healthyEngines() {
+		b, _ := e.builder.Load().(string)
+		if i > 0 && b != common {
+			return ""
+		}
+		common = b
+	}
+	return common
+}
+
+// versionInfo answers docker version. Clients parse Version, so it is that of the
+// oldest engine; Platform and a component name us.
+func versionInfo(c *cluster, w http.ResponseWriter, r *http.Request, _ *call) error {
+	lowest, highest, _ := c.versions()
+	base := object{}
+	var raw string
+	err := c.store.get(r.Context(), "SELECT version_info FROM nodes WHERE api_version = ? AND state = 'healthy' ORDER BY engine_version, id LIMIT 1",
+		[]any{highest.String()}, &raw)
+	if err == nil {
+		base, err = parseObject([]byte(raw))
+	}
+	if err != nil && !errors.Is(err, errNotFound) {
+		return err
+	}
+	if base.get("Version") == nil {
+		base = base.with("Version", version).with("Os", "linux").with("Arch", "amd64")
+	}
+	var components []json.RawMessage
+	json.Unmarshal(base.get("Components"), &components) // engines before 1.35 have none
+	us := jsonText(map[string]any{"Name": "swarmlite", "Version": version, "Details": map[string]string{"Nodes": fmt.Sprint(len(c.nodes.all()))}})
+	components = append(components, json.RawMessage(us))
+	return writeJSON(w, json.RawMessage(base.with("Platform", map[string]string{"Name": "swarmlite " + version}).
+		with("Components", components).with("ApiVersion", highest.String()).with("MinAPIVersion", lowest.String()).bytes()))
+}
+
+// clusterSums are the numbers of /info that are sums over nodes.
+type clusterSums struct {
+	nodes, cpus, memory, containers, running, paused, images int64
+}
+
+// info answers docker info: the sums of the cluster, and its nodes in classic
+// Swarm's layout as SystemStatus, which every docker command prints.
+func info(c *cluster, w http.ResponseWriter, r *http.Request, _ *call) error {
+	ctx := r.Context()
+	c.nodes.settle(ctx)
+	base, err := c.baseInfo(ctx)
+	if err != nil {
+		return err
+	}
+	var s clusterSums
+	var id, strategy, filters string
+	err = c.store.get(ctx, `SELECT m.cluster_id, m.strategy, m.filters,
+		(SELECT count(*) FROM node_load), (SELECT coalesce(sum(cpus), 0) FROM nodes WHERE state = 'healthy'),
+		(SELECT coalesce(sum(memory_bytes), 0) FROM nodes WHERE state = 'healthy'),
+		(SELECT count(*) FROM containers), (SELECT count(*) FROM containers WHERE state IN ('running', 'restarting', 'stopping')),
+		(SELECT count(*) FROM containers WHERE state = 'paused'), (SELECT count(DISTINCT image_id) FROM images) FROM manager m`, nil,
+		&id, &strategy, &filters, &s.nodes, &s.cpus, &s.memory, &s.containers, &s.running, &s.paused, &s.images)
+	if err != nil {
+		return err
+	}
+	status := [][2]string{{"Role", "primary"}, {"Strategy", strategy}, {"Filters", filters}, {"Nodes", fmt.Sprint(s.nodes)}}
+	nodes, warnings, err := c.nodeStatus(ctx)
+	if err != nil {
+		return err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "swarmlite"
+	}
+	for k, v := range map[string]any{
+		"ID": id, "Name": host, "Containers": s.containers, "ContainersRunning": s.running, "ContainersPaused": s.paused,
+		"ContainersStopped": s.containers - s.running - s.paused, "Images": s.images, "NCPU": s.cpus, "MemTotal": s.memory,
+		"SystemStatus": append(status, nodes...), "Warnings": warnings, "SystemTime": time.Now().Format(time.RFC3339Nano),
+		"Labels": []string{}, "Swarm": map[string]any{"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false,
+			"Error": "", "RemoteManagers": nil},
+	} {
+		base = base.with(k, v)
+	}
+	return writeJSON(w, json.RawMessage(base.bytes()))
+}
+
+// baseInfo is the /info of one healthy engine, for all that is no sum; drivers
+// that differ between nodes are named together.
+func (c *cluster) baseInfo(ctx context.Context) (object, error) {
+	var raw, drivers, engineVersion string
+	err := c.store.get(ctx, `SELECT info, (SELECT group_concat(storage_driver, ', ') FROM (SELECT DISTINCT storage_driver FROM nodes WHERE state = 'healthy' ORDER BY 1)),
+		engine_version FROM nodes WHERE state = 'healthy' ORDER BY length(api_version), api_version, engine_version, id LIMIT 1`, nil, &raw, &drivers, &engineVersion)
+	if errors.Is(err, errNotFound) {
+		return object{}.with("ServerVersion", version).with("OSType", "linux").with("Driver", "").with("OperatingSystem", "swarmlite").
+			with("Plugins", map[string]any{}).with("RegistryConfig", map[string]any{}), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	base, err := parseObject([]byte(raw))
+	if err != nil {
+		return nil, err
+	}
+	kept := [][]string{}
+	if !strings.Contains(drivers, ",") {
+		var pairs [][]string
+		json.Unmarshal(base.get("DriverStatus"), &pairs) // of an odd shape: none is shown
+		for _, p := range pairs {
+			if len(p) == 2 && p[0] == "driver-type" {
+				kept = append(kept, p)
+			}
+		}
+	}
+	return base.with("Driver", drivers).with("DriverStatus", kept).with("ServerVersion", engineVersion), nil
+}
+
+// shownNodes is how many nodes docker info shows; all of them are in the database.
+const shownNodes = 50
+
+// nodeStatus describes the nodes for docker info, and those in trouble as warnings.
+func (c *cluster) nodeStatus(ctx context.Context) (status [][2]string, warnings []string, err error) {
+	rows, err := c.store.query(ctx, `
+		SELECT l.name, l.address, coalesce(l.engine_id, ''), l.state, l.availability, n.state_at, n.step, n.error, n.engine_version,
+		       l.used_nano_cpus, l.nano_cpus, l.used_memory_bytes, l.memory_bytes,
+		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id),
+		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id AND c.state IN ('running', 'restarting', 'stopping')),
+		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id AND c.state = 'paused'),
+		       coalesce((SELECT group_concat(key || '=' || value, ', ') FROM node_labels b WHERE b.node_id = l.id), '')
+		  FROM node_load l JOIN nodes n ON n.id = l.id ORDER BY l.name`)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer rows.Close()
+	warnings = []string{}
+	shown, more := 0, 0
+	for rows.Next() {
+		var name, addr, id, state, availability, step, problem, engineVersion, labels string
+		var at, usedCPU, cpu, usedMemory, memory, all, running, paused int64
+		if err := rows.Scan(&name, &addr, &id, &state, &availability, &at, &step, &problem, &engineVersion,
+			&usedCPU, &cpu, &usedMemory, &memory, &all, &running, &paused, &labels); err != nil {
+			return nil, nil, err
+		}
+		if state != "healthy" {
+			warnings = append(warnings, strings.TrimSuffix(fmt.Sprintf("WARNING: node %s (%s) is %s since %s: %s: %s", name, addr, state,
+				time.Unix(at, 0).UTC().Format(time.RFC3339), step, problem), ": : "))
+		}
+		if shown++; shown > shownNodes {
+			more++
+			continue
+		}
+		word := strings.ToUpper(state[:1]) + state[1:]
+		if availability != "active" {
+			word += " (" + availability + ")"
+		}
+		status = append(status, [][2]string{
+			{" " + name, strings.TrimPrefix(addr, "tcp://")},
+			{"  └ ID", id},
+			{"  └ Status", word},
+			{"  └ Containers", fmt.Sprintf("%d (%d Running, %d Paused, %d Stopped)", all, running, paused, all-running-paused)},
+			{"  └ Reserved CPUs", cpusText(usedCPU) + " / " + cpusText(cpu)},
+			{"  └ Reserved Memory", units.BytesSize(float64(usedMemory)) + " / " + units.BytesSize(float64(memory))},
+			{"  └ Labels", labels},
+			{"  └ ServerVersion", engineVersion},
+		}...)
+		if problem != "" {
+			status = append(status, [2]string{"  └ Error", problem})
+		}
+	}
+	if more > 0 {
+		status = append(status, [2]string{fmt.Sprintf(" … and %d more", more), "see the view cluster in the database"})
+	}
+	return status, warnings, rows.Err()
+}
