@@ -1,0 +1,385 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	units "github.com/docker/go-units"
+)
+
+// inspected is what we read of a container's inspect.
+type inspected struct {
+	State struct {
+		Status                string
+		StartedAt, FinishedAt time.Time
+	}
+	HostConfig hostConfig
+}
+
+// nodeFace is what a node lends its rows: list entries are stored as they are
+// shown, with the node's label and its address for published ports.
+type nodeFace struct {
+	id           int64
+	name, ip     string
+	skew         time.Duration
+	countStopped bool
+	now          time.Time
+}
+
+func (t *tx) nodeFace(id int64) (*nodeFace, error) {
+	n := &nodeFace{id: id, now: time.Now()}
+	var skew int64
+	err := t.get("SELECT n.name, n.ip, n.clock_skew_ms, m.count_stopped FROM nodes n, manager m WHERE n.id = ?",
+		[]any{id}, &n.name, &n.ip, &skew, &n.countStopped)
+	n.skew = time.Duration(skew) * time.Millisecond
+	return n, err
+}
+
+// containerRow is a container as its engine lists it, ready for its rows.
+type containerRow struct {
+	id, name, image, imageID, state string
+	created                         int64
+	status                          statusWords
+	labels                          map[string]string
+	ports                           []entryPort
+	mounts                          []entryMount
+	networks                        map[string]struct{ NetworkID string }
+	counted                         bool
+	summary                         []byte
+}
+
+type entryPort struct {
+	IP                      string `json:",omitempty"`
+	PrivatePort, PublicPort uint16
+	Type                    string
+}
+
+type entryMount struct{ Type, Name, Source, Destination string }
+
+// nodeLabel is shown on every container, so that docker ps can tell where things are.
+const nodeLabel = "com.docker.swarm.node"
+
+// container makes a row of a list entry. Text is made valid and bounded before
+// the database sees it; an entry of the wrong shape is an error.
+func (n *nodeFace) container(raw json.RawMessage) (*containerRow, error) {
+	var entry struct {
+		Id, Image, ImageID, State, Status string
+		Names                             []string
+		Created                           int64
+		Labels                            map[string]string
+		Ports                             []entryPort
+		Mounts                            []entryMount
+		NetworkSettings                   struct {
+			Networks map[string]struct{ NetworkID string }
+		}
+	}
+	if err := json.Unmarshal(raw, &entry); err != nil {
+		return nil, err
+	}
+	if entry.Id == "" {
+		return nil, errors.New("no Id")
+	}
+	r := &containerRow{id: entry.Id, image: bounded(entry.Image), imageID: entry.ImageID, created: entry.Created,
+		labels: entry.Labels, ports: entry.Ports, mounts: entry.Mounts, networks: entry.NetworkSettings.Networks,
+		name: plainName(entry.Names), state: entry.State, status: splitStatus(entry.Status)}
+	if !slices.Contains(containerStates, r.state) {
+		r.state = stateOfStatus(entry.Status)
+	}
+	r.counted = n.countStopped || counts(r.state)
+	o, err := parseObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	labels := map[string]string{nodeLabel: n.name}
+	for k, v := range entry.Labels {
+		if k != nodeLabel {
+			labels[k] = v
+		}
+	}
+	o = o.without("Status")
+	if l, err := json.Marshal(labels); err == nil {
+		o = o.replace("Labels", l)
+	}
+	if ports := n.shownPorts(o.get("Ports")); ports != nil {
+		o = o.replace("Ports", ports)
+	}
+	r.summary = []byte(strings.ToValidUTF8(string(o.bytes()), "\uFFFD"))
+	if len(r.summary) > maxSummary {
+		return nil, fmt.Errorf("entry of %d bytes", len(r.summary))
+	}
+	return r, nil
+}
+
+var containerStates = []string{"created", "running", "paused", "restarting", "removing", "exited", "dead", "stopping"}
+
+// counts tells whether a container in this state takes room: those that run, or are about to.
+func counts(state string) bool {
+	switch state {
+	case "running", "paused", "restarting", "created", "stopping":
+		return true
+	}
+	return false
+}
+
+// stateOfStatus reads the state out of the words, for engines whose list has no State.
+func stateOfStatus(status string) string {
+	for prefix, state := range map[string]string{"Up": "running", "Exited": "exited", "Created": "created",
+		"Restarting": "restarting", "Dead": "dead", "Removal": "removing"} {
+		if strings.HasPrefix(status, prefix) {
+			if strings.HasSuffix(status, "(Paused)") {
+				return "paused"
+			}
+			return state
+		}
+	}
+	return "unknown"
+}
+
+// plainName is the container's own name: the one with no inner slash; others are link aliases.
+func plainName(names []string) string {
+	for _, name := range names {
+		if bare := strings.TrimPrefix(name, "/"); !strings.Contains(bare, "/") {
+			return bounded(bare)
+		}
+	}
+	return ""
+}
+
+// shownPorts shows ports published on every address with the node's own: one
+// entry, not one for IPv4 and one for IPv6. nil: nothing to change.
+func (n *nodeFace) shownPorts(raw json.RawMessage) json.RawMessage {
+	var ports []json.RawMessage
+	if n.ip == "" || json.Unmarshal(raw, &ports) != nil {
+		return nil
+	}
+	seen := map[string]bool{}
+	kept := ports[:0]
+	for _, p := range ports {
+		o, err := parseObject(p)
+		if err != nil {
+			return nil
+		}
+		var ip string
+		if json.Unmarshal(o.get("IP"), &ip) == nil && ip != "" && everyIP(ip) == "" {
+			shown, _ := json.Marshal(n.ip)
+			p = o.replace("IP", shown).bytes()
+		}
+		if seen[string(p)] {
+			continue
+		}
+		seen[string(p)] = true
+		kept = append(kept, p)
+	}
+	out, err := json.Marshal(kept)
+	if err != nil {
+		return nil
+	}
+	return out
+}
+
+// statusWords is the Status of a list entry, taken apart around its time, so
+// that "Up 5 minutes" can be told anew whenever it is shown.
+type statusWords struct {
+	head, words, tail string
+	age               time.Duration
+	timed             bool // there is a time between head and tail
+}
+
+var statusShape = regexp.MustCompile(`^(Up |Exited \(-?\d+\) |Restarting \(-?\d+\) )(Less than a second|About a minute|About an hour|(\d+) (second|minute|hour|day|week|month|year)s?)((?: ago)?(?: \(.*\))?)$`)
+
+func splitStatus(status string) statusWords {
+	m := statusShape.FindStringSubmatch(status)
+	if m == nil {
+		return statusWords{head: bounded(status)}
+	}
+	s := statusWords{head: m[1], words: m[2], tail: m[5], timed: true}
+	switch {
+	case m[2] == "About a minute":
+		s.age = time.Minute
+	case m[2] == "About an hour":
+		s.age = time.Hour
+	case m[3] != "":
+		n, _ := strconv.Atoi(m[3])
+		s.age = time.Duration(n) * map[string]time.Duration{"second": time.Second, "minute": time.Minute, "hour": time.Hour,
+			"day": 24 * time.Hour, "week": 7 * 24 * time.Hour, "month": 30 * 24 * time.Hour, "year": 365 * 24 * time.Hour}[m[4]]
+	}
+	return s
+}
+
+// exact tells whether the words give the time to the second.
+func (s statusWords) exact() bool { return !s.timed || s.age < time.Minute }
+
+// statusText puts the words together again for now.
+func statusText(head string, at *int64, tail string, now time.Time) string {
+	if at == nil {
+		return head
+	}
+	return head + units.HumanDuration(max(now.Sub(time.Unix(*at, 0)), 0)) + tail
+}
+
+// putContainer writes a container's rows if they differ from what is there. It
+// reports whether an inspect is wanted: what the container reserves is unknown,
+// or its words have a time that the row cannot explain.
+func (t *tx) putContainer(n *nodeFace, r *containerRow) (look bool, err error) {
+	var old struct {
+		id                               int64
+		summary, name, state, head, tail string
+		at                               *int64
+		known, counted                   bool
+	}
+	err = t.get(`SELECT id, summary, name, state, status_head, status_at, status_tail, inspected, counted
+		FROM containers WHERE container_id = ? AND node_id = ?`, []any{r.id, n.id},
+		&old.id, &old.summary, &old.name, &old.state, &old.head, &old.at, &old.tail, &old.known, &old.counted)
+	exists := err == nil
+	if err != nil && !errors.Is(err, errNotFound) {
+		return false, err
+	}
+	var at *int64
+	known := old.known
+	if r.status.timed {
+		since := n.now.Add(-r.status.age).Unix()
+		at = &since
+		switch {
+		case exists && old.at != nil && old.head == r.status.head && sameWords(n.now, *old.at, r.status.words):
+			at = old.at
+		case !r.status.exact():
+			known = false
+		}
+	}
+	if exists && old.summary == string(r.summary) && old.name == r.name && old.state == r.state && old.head == r.status.head &&
+		old.tail == r.status.tail && old.counted == r.counted && (old.at == at || old.at != nil && at != nil && *old.at == *at) {
+		return !known, nil
+	}
+	if !exists {
+		res, err := t.exec(`INSERT INTO containers (node_id, container_id, name, image, image_id, state, created_at,
+			status_head, status_at, status_tail, swarm_id, counted, summary) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+			n.id, r.id, r.name, r.image, r.imageID, r.state, r.created, r.status.head, at, r.status.tail,
+			r.labels[swarmIDLabel], r.counted, string(r.summary))
+		if err != nil {
+			return false, err
+		}
+		old.id, _ = res.LastInsertId()
+	} else if _, err := t.exec(`UPDATE containers SET name = ?, image = ?, image_id = ?, state = ?, created_at = ?, status_head = ?,
+			status_at = ?, status_tail = ?, swarm_id = ?, counted = ?, inspected = ?, summary = ? WHERE id = ?`,
+		r.name, r.image, r.imageID, r.state, r.created, r.status.head, at, r.status.tail, r.labels[swarmIDLabel],
+		r.counted, known, string(r.summary), old.id); err != nil {
+		return false, err
+	}
+	return !known, t.putContainerParts(n, old.id, r)
+}
+
+// sameWords tells whether a container that is in its state since at would be
+// described with these words. A second to either side counts: the engine counted at another moment.
+func sameWords(now time.Time, at int64, words string) bool {
+	d := now.Sub(time.Unix(at, 0))
+	for _, off := range []time.Duration{0, -time.Second, time.Second, -2 * time.Second} {
+		if units.HumanDuration(max(d+off, 0)) == words {
+			return true
+		}
+	}
+	return false
+}
+
+// putContainerParts writes the tables beside a container's row.
+func (t *tx) putContainerParts(n *nodeFace, id int64, r *containerRow) error {
+	for _, table := range []string{"container_labels", "mounts", "container_networks"} {
+		if _, err := t.exec("DELETE FROM "+table+" WHERE container = ?", id); err != nil {
+			return err
+		}
+	}
+	for k, v := range r.labels {
+		if _, err := t.exec("INSERT INTO container_labels VALUES (?,?,?)", id, bounded(k), bounded(v)); err != nil {
+			return err
+		}
+	}
+	for _, m := range r.mounts {
+		name := m.Name
+		if m.Type != "" && m.Type != "volume" {
+			name = ""
+		}
+		if _, err := t.exec("INSERT OR IGNORE INTO mounts VALUES (?,?,?,?,?)", id, m.Type, bounded(name), bounded(m.Source), bounded(m.Destination)); err != nil {
+			return err
+		}
+	}
+	for name, net := range r.networks {
+		if _, err := t.exec("INSERT INTO container_networks VALUES (?,?,?)", id, bounded(name), bounded(net.NetworkID)); err != nil {
+			return err
+		}
+	}
+	// A container that was never started lists no ports: those it was promised stay.
+	if r.state == "created" {
+		return nil
+	}
+	return t.putPorts(n.id, id, heldPorts(r.state, r.ports))
+}
+
+// heldPorts are the host ports a listed container holds; a stopped one holds none.
+func heldPorts(state string, ports []entryPort) []hostPort {
+	if !counts(state) {
+		return nil
+	}
+	var held []hostPort
+	for _, p := range ports {
+		if p.PublicPort != 0 {
+			held = append(held, hostPort{everyIP(p.IP), int(p.PublicPort), int(p.PublicPort), p.Type})
+		}
+	}
+	return held
+}
+
+func (t *tx) putPorts(node, container int64, ports []hostPort) error {
+	if _, err := t.exec("DELETE FROM ports WHERE container = ?", container); err != nil {
+		return err
+	}
+	seen := map[hostPort]bool{}
+	for _, p := range ports {
+		if seen[p] {
+			continue
+		}
+		seen[p] = true
+		if _, err := t.exec("INSERT INTO ports (node_id, container, host_ip, host_port, last_port, protocol) VALUES (?,?,?,?,?,?)",
+			node, container, p.ip, p.first, p.last, p.protocol); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putInspected writes what only an inspect tells: reservations, and exact times.
+func (t *tx) putInspected(node int64, containerID string, in *inspected) error {
+	n, err := t.nodeFace(node)
+	if err != nil {
+		return err
+	}
+	var id int64
+	var head, state string
+	err = t.get("SELECT id, status_head, state FROM containers WHERE node_id = ? AND container_id = ?", []any{node, containerID}, &id, &head, &state)
+	if errors.Is(err, errNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	since := in.State.FinishedAt
+	if strings.HasPrefix(head, "Up ") {
+		since = in.State.StartedAt
+	}
+	var at *int64
+	if since.Year() > 1 { // the zero time: never started, or never stopped
+		s := since.Add(-n.skew).Unix()
+		at = &s
+	}
+	_, err = t.exec(`UPDATE containers SET inspected = 1, nano_cpus = ?, memory_bytes = ?,
+		status_at = CASE WHEN status_at IS NULL THEN NULL ELSE coalesce(?, status_at) END WHERE id = ?`,
+		in.HostConfig.nanoCPUs(), in.HostConfig.memoryBytes(), at, id)
+	if err == nil && state == "created" {
+		err = t.putPorts(node, id, in.HostConfig.ports())
+	}
+	return err
+}
