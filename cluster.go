@@ -18,6 +18,7 @@ type cluster struct {
 	names     string          // plain, both or node: how lists name containers
 	base      context.Context // outlives requests: a create is finished when its client has gone
 	transfers transfers
+	relay     *portRelay // nil without -relay-ports
 }
 
 // located is a container and the engine that has it.

@@ -26,9 +26,15 @@ func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 			return err
 		}
 	}
+	if c.relay != nil {
+		l.relay = c.relay
+		if l.relayed, err = c.store.allRelayed(r.Context()); err != nil {
+			return err
+		}
+	}
 	rows, err := c.store.query(r.Context(), `
 		SELECT c.container_id, c.name, c.image, c.image_id, c.state, c.created_at, c.status_head, c.status_at, c.status_tail,
-		       c.summary, n.name, n.state
+		       c.summary, n.name, n.ip, n.state
 		  FROM containers c JOIN nodes n ON n.id = c.node_id
 		 ORDER BY c.created_at DESC, c.id DESC`)
 	if err != nil {
@@ -42,7 +48,7 @@ func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 	for rows.Next() && (l.limit <= 0 || shown < l.limit) {
 		e := &listed{}
 		if err := rows.Scan(&e.id, &e.name, &e.image, &e.imageID, &e.state, &e.created, &e.head, &e.at, &e.tail,
-			&e.summary, &e.node, &e.nodeState); err != nil {
+			&e.summary, &e.node, &e.nodeIP, &e.nodeState); err != nil {
 			return err
 		}
 		if !l.match(e) {
@@ -78,6 +84,8 @@ type containerLister struct {
 	isTask, taskSet bool
 	before, since   *listedAge
 	sizes           map[string]containerSize
+	relay           *portRelay
+	relayed         map[string]map[relayedPort]int // by container ID, with -relay-ports
 }
 
 // listedAge is the place of a container in the list's order.
@@ -199,12 +207,12 @@ func (c *cluster) descendants(ctx context.Context, refs []string) (map[string]bo
 
 // listed is one row on its way into the list. Its JSON is decoded only for filters that need it.
 type listed struct {
-	id, name, image, imageID, state string
-	created                         int64
-	head                            string
-	at                              *int64
-	tail, summary, node, nodeState  string
-	decoded                         *listedEntry
+	id, name, image, imageID, state        string
+	created                                int64
+	head                                   string
+	at                                     *int64
+	tail, summary, node, nodeIP, nodeState string
+	decoded                                *listedEntry
 }
 
 type listedEntry struct {
@@ -332,7 +340,8 @@ func (l *containerLister) shaped(e *listed) string {
 		cut = cut || l.version != 0 && l.version < f.from && strings.Contains(e.summary, `"`+f.key+`"`)
 	}
 	size, sized := l.sizes[e.id]
-	if !cut && !sized && l.names == "plain" {
+	relayed := l.relayed[e.id]
+	if !cut && !sized && relayed == nil && l.names == "plain" {
 		return e.summary
 	}
 	o, err := parseObject([]byte(e.summary))
@@ -351,6 +360,9 @@ func (l *containerLister) shaped(e *listed) string {
 		if size.SizeRootFs != nil {
 			o = o.replace("SizeRootFs", size.SizeRootFs)
 		}
+	}
+	if relayed != nil {
+		o = o.replace("Ports", l.relay.shownEntryPorts(o.get("Ports"), e.nodeIP, relayed))
 	}
 	var names []string
 	if l.names != "plain" && json.Unmarshal(o.get("Names"), &names) == nil {

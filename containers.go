@@ -49,9 +49,26 @@ func (c *cluster) toContainer(w http.ResponseWriter, r *http.Request, call *call
 	}
 	rl.engine, rl.path = at.engine, containerPath(r, call, at.id)
 	if changes {
-		rl.answered = func(int) { at.marks.add(mark{"container", at.id}) }
+		rl.answered = func(int) {
+			at.marks.add(mark{"container", at.id})
+			c.relayPorts(r.Context(), at)
+		}
 	}
 	return rl.run(w, r, call)
+}
+
+// relayPorts opens the manager's ports for a container that was just started,
+// before the client hears that it runs.
+func (c *cluster) relayPorts(ctx context.Context, at *located) {
+	if c.relay == nil {
+		return
+	}
+	wait, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	at.marks.wait(wait)
+	if err := c.relay.sync(c.base); err != nil {
+		c.log.Error("port relays not brought up to date", "container", at.id, "err", err)
+	}
 }
 
 // containerPath is the request's path with the container's full ID in it.
@@ -95,17 +112,34 @@ func (c *cluster) shownInspect(ctx context.Context, at *located, data []byte) ([
 		return nil, err
 	}
 	o = o.with("Node", node)
-	if settings := shownSettings(o.get("NetworkSettings"), node.IP); settings != nil {
+	relayed := map[relayedPort]int{}
+	if c.relay != nil {
+		if relayed, err = c.store.relayed(ctx, at.id); err != nil {
+			return nil, err
+		}
+	}
+	show := func(port string, b portBinding) portBinding {
+		_, protocol, _ := strings.Cut(port, "/")
+		number, _ := strconv.Atoi(b.HostPort)
+		if listen, ok := relayed[relayedPort{protocol, everyIP(b.HostIp), number}]; ok {
+			return portBinding{c.relay.shown, strconv.Itoa(listen)}
+		}
+		if everyIP(b.HostIp) == "" && node.IP != "" {
+			b.HostIp = node.IP
+		}
+		return b
+	}
+	if settings := shownSettings(o.get("NetworkSettings"), show); settings != nil {
 		o = o.replace("NetworkSettings", settings)
 	}
 	return o.bytes(), nil
 }
 
-// shownSettings replaces "every address" in NetworkSettings.Ports by the node's
-// own; nil when there is nothing to change.
-func shownSettings(raw json.RawMessage, ip string) json.RawMessage {
+// shownSettings shows the bindings in NetworkSettings.Ports as clients reach them,
+// each once; nil when there is nothing to change.
+func shownSettings(raw json.RawMessage, show func(port string, b portBinding) portBinding) json.RawMessage {
 	settings, err := parseObject(raw)
-	if err != nil || ip == "" {
+	if err != nil {
 		return nil
 	}
 	ports, err := parseObject(settings.get("Ports"))
@@ -120,10 +154,7 @@ func shownSettings(raw json.RawMessage, ip string) json.RawMessage {
 		seen := map[portBinding]bool{}
 		kept := bindings[:0]
 		for _, b := range bindings {
-			if everyIP(b.HostIp) == "" {
-				b.HostIp = ip
-			}
-			if !seen[b] {
+			if b = show(m.key, b); !seen[b] {
 				seen[b] = true
 				kept = append(kept, b)
 			}
@@ -271,6 +302,11 @@ func containerCreate(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 	load, data, err := readCreate(data, call)
 	if err != nil {
 		return err
+	}
+	if c.relay != nil {
+		if err := c.relay.tryPorts(r.Context(), load.ports); err != nil {
+			return err
+		}
 	}
 	type outcome struct {
 		resp *created

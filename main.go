@@ -67,6 +67,7 @@ type config struct {
 	insecure   bool
 
 	countStopped bool
+	relayPorts   bool
 
 	tls, tlsVerify  bool
 	client          certFiles
@@ -108,6 +109,7 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs.Var((*stringList)(&c.filters), "filter", "`NAME` of a filter to use instead of all; repeatable:\n"+strings.Join(filterList(filters), ", "))
 	fs.Float64Var(&c.overcommit, "overcommit", 0.05, "`RATIO` of CPUs and memory to promise beyond what a node has")
 	fs.BoolVar(&c.countStopped, "count-stopped", false, "stopped containers take room, too")
+	fs.BoolVar(&c.relayPorts, "relay-ports", false, "make published ports reachable on the manager's own address")
 	fs.StringVar(&c.names, "names", "plain", "`FORM` of container names in lists: plain, both (name and node/name) or node (node/name)")
 	fs.BoolVar(&c.tls, "tls", false, "serve clients over TLS")
 	fs.BoolVar(&c.tlsVerify, "tlsverify", false, "serve clients over TLS and demand certificates of them")
@@ -337,11 +339,11 @@ func manage(ctx context.Context, c *config, getenv func(string) string, stderr i
 		return err
 	}
 	defer store.close()
-	return serve(ctx, c, log, store, listeners, fixed, fromFile, clientCerts, engineCerts)
+	return serve(ctx, c, log, store, listening, listeners, fixed, fromFile, clientCerts, engineCerts)
 }
 
 // serve wires the program and runs it.
-func serve(ctx context.Context, c *config, log *slog.Logger, store *store, listeners []net.Listener,
+func serve(ctx context.Context, c *config, log *slog.Logger, store *store, listening []string, listeners []net.Listener,
 	fixed, fromFile []string, clientCerts, engineCerts *certSource) error {
 	base, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -383,6 +385,13 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 		}
 	}
 	cl := &cluster{log: log, store: store, nodes: ns, scheduler: sched, names: c.names, base: base}
+	if c.relayPorts {
+		if cl.relay, err = newPortRelay(log, store, listening); err != nil {
+			return err
+		}
+		sched.portsOnce = true
+		go cl.relay.run(base, ns.changed)
+	}
 	srv := &http.Server{
 		Handler:           newAPI(cl, log, version, c.allowHosts),
 		ReadHeaderTimeout: 10 * time.Second,

@@ -54,6 +54,7 @@ func (ns *nodes) list(ctx context.Context, e *engine) error {
 	if err != nil {
 		return err
 	}
+	ns.noteChange()
 	for _, id := range look {
 		e.marks.add(mark{"container", id})
 	}
@@ -142,6 +143,7 @@ func (ns *nodes) readContainer(ctx context.Context, e *engine, id string) error 
 		look, err = t.putContainer(n, row)
 		return err
 	})
+	ns.noteChange()
 	if err != nil || !look {
 		return err
 	}

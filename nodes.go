@@ -34,9 +34,19 @@ type nodes struct {
 	store *store
 	certs *certSource // towards engines; nil: plain
 
+	changed chan struct{} // container rows were read again
+
 	mu      sync.Mutex
 	engines map[int64]*watched
 	wg      sync.WaitGroup
+}
+
+// noteChange wakes whoever follows the container rows.
+func (ns *nodes) noteChange() {
+	select {
+	case ns.changed <- struct{}{}:
+	default:
+	}
 }
 
 type watched struct {
@@ -46,7 +56,7 @@ type watched struct {
 }
 
 func newNodes(log *slog.Logger, s *store, certs *certSource) *nodes {
-	return &nodes{log: log, store: s, certs: certs, engines: map[int64]*watched{}}
+	return &nodes{log: log, store: s, certs: certs, engines: map[int64]*watched{}, changed: make(chan struct{}, 1)}
 }
 
 // set makes addresses the nodes of the cluster: new ones are watched, those that

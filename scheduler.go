@@ -99,6 +99,8 @@ type scheduler struct {
 	store    *store
 	strategy string
 	filters  []filter
+	// portsOnce: a fixed port may be used by one container of the whole cluster (-relay-ports).
+	portsOnce bool
 }
 
 func newScheduler(log *slog.Logger, s *store, strategyName string, filterNames []string) (*scheduler, error) {
@@ -190,6 +192,11 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 		if w.kind == "container" {
 			if err := t.claimName(p); err != nil {
 				return err
+			}
+			if sc.portsOnce {
+				if err := t.portsFree(w.ports); err != nil {
+					return err
+				}
 			}
 		}
 		q, err := sc.query(t, w, seed)
@@ -496,7 +503,7 @@ func asRefusal(err error) error {
 	switch {
 	case errors.As(err, new(*noNodeError)):
 		return errorf(http.StatusServiceUnavailable, "%v", err)
-	case errors.As(err, new(*errNameTaken)):
+	case errors.As(err, new(*errNameTaken)), errors.As(err, new(*errPortTaken)):
 		return errorf(http.StatusConflict, "%v", err)
 	}
 	return err

@@ -134,6 +134,17 @@ CREATE INDEX ports_by_node ON ports (node_id, protocol, host_port);
 CREATE INDEX ports_by_container ON ports (container) WHERE container IS NOT NULL;
 CREATE INDEX ports_by_reservation ON ports (reservation) WHERE reservation IS NOT NULL;
 
+CREATE TABLE relays (
+  /* With -relay-ports: the manager's own ports that lead to containers' published ones. */
+  protocol    TEXT    NOT NULL CHECK (protocol IN ('tcp', 'udp')),
+  listen_port INTEGER NOT NULL CHECK (listen_port BETWEEN 1 AND 65535), -- on the manager
+  container   INTEGER NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+  host_ip     TEXT    NOT NULL,                -- on the node; '' = every address
+  host_port   INTEGER NOT NULL,                -- on the node
+  PRIMARY KEY (protocol, listen_port)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX relays_by_container ON relays (container);
+
 CREATE TABLE mounts (
   /* Where containers have volumes and host paths. */
   container   INTEGER NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
