@@ -246,9 +246,9 @@ type callKey struct{}
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer a.survive(w, r)
 	version, path := splitVersion(r.URL.Path)
-	lowest, highest, newest := a.cluster.versions()
+	fleet := a.cluster.nodes.fleet.Load()
 	h := w.Header()
-	h.Set("Api-Version", highest.String())
+	h.Set("Api-Version", fleet.highest.String())
 	h.Set("Docker-Experimental", "false")
 	h.Set("Ostype", "linux")
 	h.Set("Server", a.server)
@@ -256,7 +256,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	if err := checkVersion(version, lowest, newest); err != nil {
+	if err := checkVersion(version, fleet.lowest, fleet.newest); err != nil {
 		a.fail(w, r, err)
 		return
 	}

@@ -80,7 +80,11 @@ func (c *cluster) lookUp(ctx context.Context, ref string) ([]foundContainer, err
 		where string
 		args  []any
 	}
-	looks := []look{{"c.container_id = ?", []any{ref}}, {"c.name = ?", []any{bare}}}
+	var looks []look
+	if len(ref) == 64 {
+		looks = append(looks, look{"c.container_id = ?", []any{ref}})
+	}
+	looks = append(looks, look{"c.name = ?", []any{bare}})
 	if slash {
 		looks = append(looks, look{"n.name = ? AND (c.name = ? OR c.container_id = ?)", []any{node, name, name}})
 	}
@@ -136,29 +140,6 @@ func (c *cluster) healthyEngines() []*engine {
 	}
 	return list
 }
-
-// versions is the range of API versions that the cluster speaks: up to the lowest
-// of the engines' highest, from the highest of their lowest. newest is the highest
-// that any engine speaks. Ranges that do not overlap give the lowest for both.
-func (c *cluster) versions() (lowest, highest, newest apiVersion) {
-	for _, e := range c.nodes.all() {
-		low, high := e.versions()
-		if high == 0 {
-			continue
-		}
-		lowest, newest = max(lowest, low), max(newest, high)
-		if highest == 0 || high < highest {
-			highest = high
-		}
-	}
-	if highest == 0 {
-		return ourLowest, defaultVersion, defaultVersion
-	}
-	return lowest, max(lowest, highest), newest
-}
-
-// defaultVersion is shown while no engine has answered yet.
-const defaultVersion = apiVersion(1041)
 
 // asAnswer gives an engine's failure to answer its status.
 func asAnswer(err error, write bool) error {

@@ -95,23 +95,8 @@ func (c *cluster) shownInspect(ctx context.Context, at *located, data []byte) ([
 	if err != nil {
 		return nil, err
 	}
-	var node struct {
-		ID, IP, Addr, Name string
-		Cpus, Memory       int64
-		Labels             map[string]string
-	}
-	var labels string
-	err = c.store.get(ctx, `SELECT coalesce(engine_id, ''), ip, address, name, cpus, memory_bytes,
-		(SELECT coalesce(json_group_object(key, value), '{}') FROM node_labels WHERE node_id = nodes.id) FROM nodes WHERE id = ?`,
-		[]any{at.engine.id}, &node.ID, &node.IP, &node.Addr, &node.Name, &node.Cpus, &node.Memory, &labels)
-	if err != nil {
-		return nil, err
-	}
-	node.Addr = strings.TrimPrefix(node.Addr, "tcp://")
-	if err := json.Unmarshal([]byte(labels), &node.Labels); err != nil {
-		return nil, err
-	}
-	o = o.with("Node", node)
+	node := at.shown.Load()
+	o = append(o.without("Node"), member{"Node", node.node})
 	relayed := map[relayedPort]int{}
 	if c.relay != nil {
 		if relayed, err = c.store.relayed(ctx, at.id); err != nil {
@@ -124,8 +109,8 @@ func (c *cluster) shownInspect(ctx context.Context, at *located, data []byte) ([
 		if listen, ok := relayed[relayedPort{protocol, everyIP(b.HostIp), number}]; ok {
 			return portBinding{c.relay.shown, strconv.Itoa(listen)}
 		}
-		if everyIP(b.HostIp) == "" && node.IP != "" {
-			b.HostIp = node.IP
+		if everyIP(b.HostIp) == "" && node.ip != "" {
+			b.HostIp = node.ip
 		}
 		return b
 	}

@@ -62,11 +62,19 @@ type engine struct {
 	highest    atomic.Int64           // apiVersion
 	lowest     atomic.Int64           // apiVersion
 	builder    atomic.Value           // string, Builder-Version of its ping
-	lastAnswer atomic.Int64           // monotonic nanoseconds, see now
-	timeouts   atomic.Int32           // in a row
-	suspect    chan struct{}          // a call ran out: probe now
+	shown      atomic.Pointer[shownNode]
+	lastAnswer atomic.Int64  // monotonic nanoseconds, see now
+	timeouts   atomic.Int32  // in a row
+	suspect    chan struct{} // a call ran out: probe now
 
 	marks marks
+}
+
+// shownNode is what inspect shows of a node: classic Swarm's Node object, ready made,
+// and the address for published ports.
+type shownNode struct {
+	ip   string
+	node json.RawMessage
 }
 
 // start is what monotonic time is counted from: health is never judged by the wall clock.
@@ -112,8 +120,8 @@ func newEngine(id int64, addr string, certs *certSource) (*engine, error) {
 	e.transport = &http.Transport{
 		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dialPlain(ctx) },
 		DialTLSContext:      func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dial(ctx) },
-		MaxIdleConnsPerHost: 2, // an open file each: a thousand nodes must fit
-		IdleConnTimeout:     15 * time.Second,
+		MaxIdleConnsPerHost: 16, // enough for a burst; an open file each, so they do not wait for long
+		IdleConnTimeout:     5 * time.Second,
 		DisableCompression:  true,
 		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
 		WriteBufferSize:     32 << 10,

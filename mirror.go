@@ -107,7 +107,11 @@ func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
 		if err != nil {
 			return err
 		}
-		_, err = ns.store.nodeUp(ctx, e.id, facts)
+		up, err := ns.store.nodeUp(ctx, e.id, facts)
+		if err == nil {
+			e.setName(up.name)
+			e.shown.Store(up.shown)
+		}
 		return err
 	}
 	return fmt.Errorf("nothing known to read of kind %q", k.kind)

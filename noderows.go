@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -112,6 +113,7 @@ func (s *store) strayNodes(ctx context.Context, addresses []string) ([]int64, er
 // upNode is what nodeUp found out about a node that answers.
 type upNode struct {
 	name     string
+	shown    *shownNode
 	warnings []string
 }
 
@@ -164,9 +166,34 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 		if err != nil {
 			return err
 		}
-		return t.putNodeLabels(id, f, labels)
+		if err := t.putNodeLabels(id, f, labels); err != nil {
+			return err
+		}
+		up.shown, err = t.shownNode(id)
+		return err
 	})
 	return up, err
+}
+
+// shownNode reads what inspect shows of a node.
+func (t *tx) shownNode(id int64) (*shownNode, error) {
+	var node struct {
+		ID, IP, Addr, Name string
+		Cpus, Memory       int64
+		Labels             map[string]string
+	}
+	var labels string
+	err := t.get(`SELECT coalesce(engine_id, ''), ip, address, name, cpus, memory_bytes,
+		(SELECT coalesce(json_group_object(key, value), '{}') FROM node_labels WHERE node_id = nodes.id) FROM nodes WHERE id = ?`,
+		[]any{id}, &node.ID, &node.IP, &node.Addr, &node.Name, &node.Cpus, &node.Memory, &labels)
+	if err != nil {
+		return nil, err
+	}
+	node.Addr = strings.TrimPrefix(node.Addr, "tcp://")
+	if err := json.Unmarshal([]byte(labels), &node.Labels); err != nil {
+		return nil, err
+	}
+	return &shownNode{node.IP, json.RawMessage(jsonText(node))}, nil
 }
 
 // freeNodeName gives a node its engine's host name, with the address behind it

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,6 +36,7 @@ type nodes struct {
 	certs *certSource // towards engines; nil: plain
 
 	changed chan struct{} // container rows were read again
+	fleet   atomic.Pointer[fleetVersions]
 
 	mu      sync.Mutex
 	engines map[int64]*watched
@@ -56,7 +58,9 @@ type watched struct {
 }
 
 func newNodes(log *slog.Logger, s *store, certs *certSource) *nodes {
-	return &nodes{log: log, store: s, certs: certs, engines: map[int64]*watched{}, changed: make(chan struct{}, 1)}
+	ns := &nodes{log: log, store: s, certs: certs, engines: map[int64]*watched{}, changed: make(chan struct{}, 1)}
+	ns.countVersions()
+	return ns
 }
 
 // set makes addresses the nodes of the cluster: new ones are watched, those that
@@ -93,6 +97,7 @@ func (ns *nodes) set(ctx context.Context, addresses []string) error {
 		})
 	}
 	ns.mu.Unlock()
+	ns.countVersions()
 	for _, w := range gone {
 		<-w.done
 		left, err := ns.store.removeNode(ctx, w.id)
@@ -102,6 +107,34 @@ func (ns *nodes) set(ctx context.Context, addresses []string) error {
 		ns.log.Info("node removed", "node", w.nodeName(), "addr", w.addr, "containers_left", left)
 	}
 	return nil
+}
+
+// fleetVersions is the range of API versions that the cluster speaks: up to the
+// lowest of the engines' highest, from the highest of their lowest. newest is the
+// highest that any engine speaks. Ranges that do not overlap give the lowest for both.
+type fleetVersions struct{ lowest, highest, newest apiVersion }
+
+// defaultVersion is shown while no engine has answered yet.
+const defaultVersion = apiVersion(1041)
+
+// countVersions finds the range anew, when an engine has told its own or has gone.
+func (ns *nodes) countVersions() {
+	var f fleetVersions
+	for _, e := range ns.all() {
+		low, high := e.versions()
+		if high == 0 {
+			continue
+		}
+		f.lowest, f.newest = max(f.lowest, low), max(f.newest, high)
+		if f.highest == 0 || high < f.highest {
+			f.highest = high
+		}
+	}
+	if f.highest == 0 {
+		f = fleetVersions{ourLowest, defaultVersion, defaultVersion}
+	}
+	f.highest = max(f.lowest, f.highest)
+	ns.fleet.Store(&f)
 }
 
 // wait returns when every watcher has ended; their context must have.
@@ -240,6 +273,7 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 		return &stepError{"write node", err}
 	}
 	e.setName(seq.name)
+	e.shown.Store(seq.shown)
 	for _, warning := range seq.warnings {
 		ns.log.Warn(warning, "node", seq.name, "addr", e.addr)
 	}
@@ -333,6 +367,7 @@ func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
 	}
 	e.highest.Store(int64(f.api))
 	e.lowest.Store(int64(f.min))
+	ns.countVersions()
 	f.clock = time.Now()
 	if t, err := http.ParseTime(date); err == nil {
 		f.clock = t

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -133,12 +134,13 @@ func answer(w http.ResponseWriter, r *http.Request, resp *http.Response, rl *rel
 		if err != nil {
 			return errorf(http.StatusBadGateway, "bad answer from node %s: %v", rl.engine.nodeName(), err)
 		}
+		w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 		w.WriteHeader(resp.StatusCode)
 		w.Write(data)
 		return nil
 	}
 	if resp.ContentLength >= 0 && resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusNotModified {
-		w.Header().Set("Content-Length", fmt.Sprint(resp.ContentLength))
+		w.Header().Set("Content-Length", strconv.FormatInt(resp.ContentLength, 10))
 	}
 	w.WriteHeader(resp.StatusCode)
 	stream := rl.patience == forever

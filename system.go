@@ -51,7 +51,8 @@ func (c *cluster) builderVersion() string {
 // versionInfo answers docker version. Clients parse Version, so it is that of the
 // oldest engine; Platform and a component name us.
 func versionInfo(c *cluster, w http.ResponseWriter, r *http.Request, _ *call) error {
-	lowest, highest, _ := c.versions()
+	fleet := c.nodes.fleet.Load()
+	lowest, highest := fleet.lowest, fleet.highest
 	base := object{}
 	var raw string
 	err := c.store.get(r.Context(), "SELECT version_info FROM nodes WHERE api_version = ? AND state = 'healthy' ORDER BY engine_version, id LIMIT 1",
