@@ -41,14 +41,20 @@ CREATE TABLE nodes (
   min_api_version   TEXT    NOT NULL DEFAULT '',   -- the lowest
   clock_skew_ms     INTEGER NOT NULL DEFAULT 0,    -- engine's clock minus the manager's
   engine_labels     TEXT    NOT NULL DEFAULT '{}', -- as the engine gave them, a JSON object
-  info              TEXT    NOT NULL DEFAULT '{}', -- the engine's own /info, JSON
-  version_info      TEXT    NOT NULL DEFAULT '{}', -- the engine's own /version, JSON
   containers        INTEGER NOT NULL DEFAULT 0,    -- that count, reservations included; kept by triggers,
   used_nano_cpus    INTEGER NOT NULL DEFAULT 0,    -- as are the sums of what they reserve
   used_memory_bytes INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX nodes_by_engine_id ON nodes (engine_id);
 CREATE INDEX nodes_by_name ON nodes (name);
+
+CREATE TABLE node_info (
+  /* What engines say of themselves, whole. Apart from nodes, whose rows are written
+     with every create and must stay short. */
+  node_id INTEGER PRIMARY KEY REFERENCES nodes (id) ON DELETE CASCADE,
+  info    TEXT NOT NULL,                           -- the engine's own /info, JSON
+  version TEXT NOT NULL                            -- the engine's own /version, JSON
+) STRICT;
 
 CREATE TABLE node_labels (
   /* Labels that constraints see. 'operator' covers 'engine'; 'automatic' ones

@@ -62,6 +62,8 @@ type store struct {
 	writes chan *write
 	stop   chan struct{}
 	done   chan struct{} // closed when the writer has ended
+	wrote  chan struct{} // something was committed: the WAL wants folding
+	folded chan struct{} // closed when the folder has ended
 
 	prepared sync.Map // SQL text → *sql.Stmt on ro
 
@@ -149,6 +151,7 @@ func openStore(ctx context.Context, path string) (*store, error) {
 	s := &store{
 		path: path, lock: lock,
 		writes: make(chan *write, writeBatch), stop: make(chan struct{}), done: make(chan struct{}),
+		wrote: make(chan struct{}, 1), folded: make(chan struct{}),
 		eventsCh: make(chan struct{}),
 	}
 	if fresh {
@@ -257,8 +260,8 @@ func create(ctx context.Context, path string) error {
 func (s *store) open(ctx context.Context) error {
 	common := fmt.Sprintf("_pragma=busy_timeout(%d)&_pragma=foreign_keys(1)&_pragma=cache_size(-16000)&_pragma=temp_store(2)", busyWait.Milliseconds())
 	var err error
-	// wal_autocheckpoint(0): a checkpoint in the middle of a create costs it 10 to 20 ms;
-	// the writer makes them itself when it has nothing to do.
+	// wal_autocheckpoint(0): a checkpoint in the middle of a create costs it 10 to 20 ms
+	// and more; fold makes them on a connection of its own.
 	s.rw, err = sql.Open("sqlite", dsn(s.path, common+"&_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=wal_autocheckpoint(0)"))
 	if err != nil {
 		return err
@@ -279,7 +282,38 @@ func (s *store) open(ctx context.Context) error {
 	s.ro.SetMaxOpenConns(8)
 	s.ro.SetMaxIdleConns(4)
 	go s.writer(context.WithoutCancel(ctx), conn)
+	go s.fold(context.WithoutCancel(ctx))
 	return nil
+}
+
+// foldEvery is how often the WAL is folded into the file while there are writes.
+const foldEvery = time.Second
+
+// fold copies the WAL into the file now and then, beside the writer: a passive
+// checkpoint waits for nobody and keeps nobody waiting. (Before SQLite 3.51.3 two
+// connections at once on a WAL could corrupt it; a test asserts our version.)
+func (s *store) fold(ctx context.Context) {
+	defer close(s.folded)
+	db, err := sql.Open("sqlite", dsn(s.path, "_pragma=wal_autocheckpoint(0)"))
+	if err != nil {
+		return // cannot be: the driver is the one that open has used
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	tick := time.NewTicker(foldEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-s.done:
+			return
+		}
+		select {
+		case <-s.wrote:
+			db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)") // the next one finds what this one leaves
+		default:
+		}
+	}
 }
 
 // close ends the writer after the writes that already wait, folds the WAL into
@@ -287,6 +321,7 @@ func (s *store) open(ctx context.Context) error {
 func (s *store) close() {
 	close(s.stop)
 	<-s.done
+	<-s.folded
 	s.prepared.Range(func(_, st any) bool { st.(*sql.Stmt).Close(); return true })
 	s.ro.Close()
 	s.rw.Close()
@@ -324,16 +359,12 @@ func (s *store) writer(ctx context.Context, conn *sql.Conn) {
 	defer close(s.done)
 	defer conn.Close()
 	t := &tx{ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{}}
-	idle := time.NewTimer(time.Hour)
 	batch := make([]*write, 0, writeBatch)
 	for {
 		batch = batch[:0]
 		select {
 		case w := <-s.writes:
 			batch = append(batch, w)
-		case <-idle.C:
-			t.exec("PRAGMA wal_checkpoint(PASSIVE)")
-			continue
 		case <-s.stop:
 			for {
 				select {
@@ -355,7 +386,10 @@ func (s *store) writer(ctx context.Context, conn *sql.Conn) {
 			}
 		}
 		s.commit(t, batch)
-		idle.Reset(200 * time.Millisecond)
+		select {
+		case s.wrote <- struct{}{}:
+		default:
+		}
 	}
 }
 

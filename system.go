@@ -55,7 +55,7 @@ func versionInfo(c *cluster, w http.ResponseWriter, r *http.Request, _ *call) er
 	lowest, highest := fleet.lowest, fleet.highest
 	base := object{}
 	var raw string
-	err := c.store.get(r.Context(), "SELECT version_info FROM nodes WHERE api_version = ? AND state = 'healthy' ORDER BY engine_version, id LIMIT 1",
+	err := c.store.get(r.Context(), "SELECT i.version FROM nodes JOIN node_info i ON i.node_id = nodes.id WHERE api_version = ? AND state = 'healthy' ORDER BY engine_version, id LIMIT 1",
 		[]any{highest.String()}, &raw)
 	if err == nil {
 		base, err = parseObject([]byte(raw))
@@ -124,8 +124,9 @@ func info(c *cluster, w http.ResponseWriter, r *http.Request, _ *call) error {
 // that differ between nodes are named together.
 func (c *cluster) baseInfo(ctx context.Context) (object, error) {
 	var raw, drivers, engineVersion string
-	err := c.store.get(ctx, `SELECT info, (SELECT group_concat(storage_driver, ', ') FROM (SELECT DISTINCT storage_driver FROM nodes WHERE state = 'healthy' ORDER BY 1)),
-		engine_version FROM nodes WHERE state = 'healthy' ORDER BY length(api_version), api_version, engine_version, id LIMIT 1`, nil, &raw, &drivers, &engineVersion)
+	err := c.store.get(ctx, `SELECT i.info, (SELECT group_concat(storage_driver, ', ') FROM (SELECT DISTINCT storage_driver FROM nodes WHERE state = 'healthy' ORDER BY 1)),
+		engine_version FROM nodes JOIN node_info i ON i.node_id = nodes.id
+		 WHERE state = 'healthy' ORDER BY length(api_version), api_version, engine_version, id LIMIT 1`, nil, &raw, &drivers, &engineVersion)
 	if errors.Is(err, errNotFound) {
 		return object{}.with("ServerVersion", version).with("OSType", "linux").with("Driver", "").with("OperatingSystem", "swarmlite").
 			with("Plugins", map[string]any{}).with("RegistryConfig", map[string]any{}), nil
