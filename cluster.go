@@ -51,7 +51,7 @@ func (c *cluster) container(ctx context.Context, ref string) (*located, error) {
 		return nil, errorf(http.StatusBadRequest, "container %s is ambiguous, %d match: use %s", ref, len(found), strings.Join(choices, " or "))
 	}
 	f := found[0]
-	e, err := c.engine(f.node)
+	e, err := c.engine(ctx, f.node)
 	if err != nil {
 		return nil, err
 	}
@@ -59,11 +59,12 @@ func (c *cluster) container(ctx context.Context, ref string) (*located, error) {
 }
 
 // engine returns the engine of a node if it can be asked.
-func (c *cluster) engine(node int64) (*engine, error) {
+func (c *cluster) engine(ctx context.Context, node int64) (*engine, error) {
 	e := c.nodes.get(node)
 	if e == nil {
 		return nil, errorf(http.StatusServiceUnavailable, "the node was taken out of the cluster")
 	}
+	e.firstTry(ctx)
 	return e, usable(e)
 }
 

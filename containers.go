@@ -31,6 +31,31 @@ func passChange(p patience) handler {
 	}
 }
 
+// containerRemove drops the row before the client hears that the container has
+// gone: its name and its room are free at once.
+func containerRemove(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	at, err := c.container(r.Context(), call.name)
+	if err != nil {
+		return err
+	}
+	return (&relay{engine: at.engine, path: containerPath(r, call, at.id), patience: slow, answered: func(status int) {
+		if status == http.StatusNoContent {
+			if err := c.store.dropContainer(c.base, at.engine.id, at.id); err != nil {
+				c.log.Error("row of a removed container not deleted", "container", at.id, "err", err)
+			}
+			c.nodes.noteChange()
+		}
+		at.marks.add(mark{"container", at.id})
+	}}).run(w, r, call)
+}
+
+func (s *store) dropContainer(ctx context.Context, node int64, id string) error {
+	return s.write(ctx, func(t *tx) error {
+		_, err := t.exec("DELETE FROM containers WHERE node_id = ? AND container_id = ?", node, id)
+		return err
+	})
+}
+
 // containerUpdate changes what a container reserves.
 func containerUpdate(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
 	at, err := c.container(r.Context(), call.name)
@@ -446,8 +471,17 @@ const (
 // create places load and asks the picked engine, again and again only while it is
 // sure that nothing was sent.
 func (c *cluster) create(ctx context.Context, header http.Header, call *call, load *workload, data []byte) (*created, error) {
+	c.nodes.firstTries(ctx)
+	settled := false
 	for {
 		p, err := c.scheduler.place(ctx, load)
+		if err != nil && !settled && statusOf(asRefusal(err)) != http.StatusInternalServerError {
+			// A name or room may have become free by a call that has returned but was not read again yet.
+			settled = true
+			if c.nodes.settle(ctx) {
+				continue
+			}
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -28,10 +28,11 @@ const (
 	readWait    = 10 * time.Second // first header byte of a read
 	writeWait   = 60 * time.Second // of a create or start; runs out only if the engine's ping fails as well
 	probeWait   = 5 * time.Second
-	maxCalls    = 64       // ordinary calls under way to one engine
-	maxAnswer   = 64 << 20 // bytes of a JSON answer that we decode
-	maxItem     = 8 << 20  // bytes of one event
-	slowAnswers = 3        // calls over their deadline, in a row, that make a node unhealthy
+	startWait   = 3 * time.Second // calls wait for a node's first connection
+	maxCalls    = 64              // ordinary calls under way to one engine
+	maxAnswer   = 64 << 20        // bytes of a JSON answer that we decode
+	maxItem     = 8 << 20         // bytes of one event
+	slowAnswers = 3               // calls over their deadline, in a row, that make a node unhealthy
 	second      = int64(1e9)
 )
 
@@ -41,6 +42,7 @@ type patience int
 const (
 	read    patience = iota // readWait
 	change                  // writeWait, and longer while the engine's ping is answered
+	slow                    // the same, for calls that are meant to take long: they take no place from others
 	forever                 // streams and waits: only the connection's keep-alive ends them
 )
 
@@ -66,6 +68,8 @@ type engine struct {
 	lastAnswer atomic.Int64  // monotonic nanoseconds, see now
 	timeouts   atomic.Int32  // in a row
 	suspect    chan struct{} // a call ran out: probe now
+	tried      chan struct{} // closed when the first attempt to connect has ended, well or not
+	triedOnce  sync.Once
 
 	marks marks
 }
@@ -102,7 +106,8 @@ var errNoAnswer = errors.New("no answer in time")
 // newEngine prepares the connection to the daemon at addr; nothing is dialed yet.
 // Without certs TCP is plain; sockets always are.
 func newEngine(id int64, addr string, certs *certSource) (*engine, error) {
-	e := &engine{id: id, addr: addr, calls: make(chan struct{}, maxCalls), suspect: make(chan struct{}, 1)}
+	e := &engine{id: id, addr: addr, calls: make(chan struct{}, maxCalls), suspect: make(chan struct{}, 1),
+		tried: make(chan struct{})}
 	e.setName(strings.TrimPrefix(addr, "tcp://"))
 	scheme, host, _ := strings.Cut(addr, "://")
 	e.network, e.host, e.base = "tcp", host, "http://"+host
@@ -179,6 +184,26 @@ func (e *engine) dial(ctx context.Context) (net.Conn, error) {
 	return tc, nil
 }
 
+// noteTried lets those go on who wait for the first attempt to connect.
+func (e *engine) noteTried() { e.triedOnce.Do(func() { close(e.tried) }) }
+
+// firstTry waits for the first attempt to connect, at most startWait: a manager
+// that has just started knows its containers, but not yet whether it can ask for them.
+func (e *engine) firstTry(ctx context.Context) {
+	select {
+	case <-e.tried:
+		return
+	default:
+	}
+	timer := time.NewTimer(startWait)
+	defer timer.Stop()
+	select {
+	case <-e.tried:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
 // answered notes a sign of life.
 func (e *engine) answered() { e.lastAnswer.Store(monotonic()) }
 
@@ -201,7 +226,7 @@ func (e *engine) do(req *http.Request, p patience) (*http.Response, error) {
 	fail := func(sent, timeout bool, err error) error {
 		return &engineError{e.nodeName(), req.Method + " " + req.URL.Path, sent, timeout, err}
 	}
-	if p != forever {
+	if p == read || p == change {
 		select {
 		case e.calls <- struct{}{}:
 			defer func() { <-e.calls }()
@@ -216,7 +241,7 @@ func (e *engine) do(req *http.Request, p patience) (*http.Response, error) {
 	switch p {
 	case read:
 		timer = time.AfterFunc(readWait, func() { cancel(errNoAnswer) })
-	case change:
+	case change, slow:
 		timer = time.AfterFunc(writeWait, func() {
 			for ctx.Err() == nil {
 				if err := e.ping(ctx, probeWait); err != nil {
@@ -471,8 +496,8 @@ func (m *marks) work(k mark) {
 }
 
 // wait returns when the reads owed now are done, or ctx has ended. A read that
-// was waited for in vain once is not waited for again.
-func (m *marks) wait(ctx context.Context) {
+// was waited for in vain once is not waited for again. It tells whether there were any.
+func (m *marks) wait(ctx context.Context) bool {
 	m.mu.Lock()
 	var owed []*markState
 	for _, s := range m.state {
@@ -492,7 +517,8 @@ func (m *marks) wait(ctx context.Context) {
 				s.ranOut = true
 			}
 			m.mu.Unlock()
-			return
+			return true
 		}
 	}
+	return len(owed) > 0
 }

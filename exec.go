@@ -47,7 +47,7 @@ func (c *cluster) execEngine(ctx context.Context, id string) (e *engine, contain
 	var node int64
 	err = c.store.get(ctx, "SELECT node_id, container_id FROM execs WHERE exec_id = ?", []any{id}, &node, &container)
 	if err == nil {
-		e, err = c.engine(node)
+		e, err = c.engine(ctx, node)
 		return e, container, err
 	}
 	if !errors.Is(err, errNotFound) {

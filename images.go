@@ -218,7 +218,7 @@ func imagePull(c *cluster, w http.ResponseWriter, r *http.Request, call *call) e
 	if err != nil {
 		return asRefusal(err)
 	}
-	e, err := c.engine(node)
+	e, err := c.engine(r.Context(), node)
 	if err != nil {
 		return err
 	}

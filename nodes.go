@@ -161,16 +161,29 @@ func (ns *nodes) all() []*engine {
 	return list
 }
 
+// firstTries waits, just after the start, until every node has been tried once.
+func (ns *nodes) firstTries(ctx context.Context) {
+	if time.Since(start) > 2*startWait {
+		return
+	}
+	for _, e := range ns.all() {
+		e.firstTry(ctx)
+	}
+}
+
 // settle waits up to a second for the reads that healthy nodes owe, so that a
-// list shows what a call that has returned has changed.
-func (ns *nodes) settle(ctx context.Context) {
+// list shows what a call that has returned has changed. It tells whether there
+// was anything to wait for.
+func (ns *nodes) settle(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
+	waited := false
 	for _, e := range ns.all() {
-		if e.healthy.Load() {
-			e.marks.wait(ctx)
+		if e.healthy.Load() && e.marks.wait(ctx) {
+			waited = true
 		}
 	}
+	return waited
 }
 
 // usable refuses an engine that is known not to answer.
@@ -193,6 +206,7 @@ func (ns *nodes) watch(ctx context.Context, e *engine) {
 		began := monotonic()
 		err := ns.session(ctx, e)
 		e.healthy.Store(false)
+		e.noteTried()
 		e.marks.end()
 		e.transport.CloseIdleConnections()
 		if ctx.Err() != nil {
@@ -291,12 +305,13 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 	if err := ns.settleReservations(ctx, e); err != nil {
 		return &stepError{"settle reservations", err}
 	}
+	e.trouble.Store(nil)
+	e.timeouts.Store(0)
+	e.healthy.Store(true) // before the row: a create that picks the node must find it so
 	if err := ns.store.nodeHealthy(ctx, e.id); err != nil {
 		return &stepError{"write node", err}
 	}
-	e.trouble.Store(nil)
-	e.timeouts.Store(0)
-	e.healthy.Store(true)
+	e.noteTried()
 	ns.log.Info("node healthy", "node", e.nodeName(), "addr", e.addr, "engine", facts.version.Version, "api", facts.api.String())
 	return &lostError{ns.follow(ctx, e, stream)}
 }
