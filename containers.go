@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -354,7 +356,7 @@ func readCreate(data []byte, call *call) (*workload, []byte, error) {
 	}
 	h := &body.HostConfig
 	w := &workload{kind: "container", name: strings.TrimPrefix(call.query.Get("name"), "/"), image: body.Image,
-		nanoCPUs: h.nanoCPUs(), memory: h.memoryBytes(), ports: h.ports(), version: call.version}
+		nanoCPUs: h.nanoCPUs(), memory: h.memoryBytes(), ports: h.ports(), runtime: h.Runtime, version: call.version}
 	id := make([]byte, 32)
 	crand.Read(id)
 	w.swarmID = hex.EncodeToString(id)
@@ -437,7 +439,7 @@ func (w *workload) readTies(body *createBody) {
 	for name := range body.NetworkingConfig.EndpointsConfig {
 		networks[name] = true
 	}
-	for name := range networks {
+	for _, name := range slices.Sorted(maps.Keys(networks)) {
 		switch name {
 		case "", "default", "bridge", "host", "none", "nat":
 		default:

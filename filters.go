@@ -43,6 +43,9 @@ func resourceClauses(_ *tx, w *workload) ([]clause, error) {
 	var cs []clause
 	if w.nanoCPUs > 0 {
 		words := fmt.Sprintf("less than %s CPUs free", cpusText(w.nanoCPUs))
+		if w.nanoCPUs == 1e9 {
+			words = "less than 1 CPU free"
+		}
 		cs = append(cs, clause{one: "has " + words, many: "have " + words, sql: "n.used_nano_cpus + ? <= n.nano_cpus", args: []any{w.nanoCPUs}})
 	}
 	if w.memory > 0 {
@@ -53,15 +56,17 @@ func resourceClauses(_ *tx, w *workload) ([]clause, error) {
 }
 
 // portClauses refuse nodes where a host port is taken, TCP and UDP apart. Of a
-// range one free port is enough.
+// range one free port is enough; what was promised one of a range that lies in it
+// will take one, whichever.
 func portClauses(_ *tx, w *workload) ([]clause, error) {
 	var cs []clause
 	for _, p := range w.ports {
 		words := fmt.Sprintf("port %s in use", p)
 		cs = append(cs, clause{one: "has " + words, many: "have " + words,
-			sql: `(SELECT count(DISTINCT p.host_port) FROM ports p WHERE p.node_id = n.id AND p.protocol = ?
-				AND p.host_port BETWEEN ? AND ? AND (? = '' OR p.host_ip IN ('', ?))) < ?`,
-			args: []any{p.protocol, p.first, p.last, p.ip, p.ip, p.last - p.first + 1}})
+			sql: `(SELECT count(DISTINCT CASE p.last_port WHEN p.host_port THEN p.host_port ELSE -p.id END) FROM ports p
+				WHERE p.node_id = n.id AND p.protocol = ? AND p.host_port BETWEEN ? AND ? AND p.last_port <= ?
+				AND (? = '' OR p.host_ip IN ('', ?))) < ?`,
+			args: []any{p.protocol, p.first, p.last, p.last, p.ip, p.ip, p.last - p.first + 1}})
 	}
 	return cs, nil
 }
@@ -80,16 +85,12 @@ func constraintClauses(t *tx, w *workload) ([]clause, error) {
 	return cs, nil
 }
 
-// exprClause words the clause of an expression; != turns its condition round, and
-// a soft one is marked for the preference.
+// exprClause words the clause of an expression; != turns its condition round.
 func exprClause(kind string, e expr, c clause) clause {
 	words := kind + " " + e.String()
-	c.one, c.many = "fails "+words, "fail "+words
+	c.one, c.many, c.soft = "fails "+words, "fail "+words, e.soft
 	if e.not {
 		c.sql = "NOT (" + c.sql + ")"
-	}
-	if e.soft {
-		c.one = "~" + c.one
 	}
 	return c
 }
@@ -150,7 +151,7 @@ func (t *tx) matching(e expr, query string, args ...any) (string, error) {
 func whitelistClauses(_ *tx, w *workload) ([]clause, error) {
 	var cs []clause
 	for _, e := range w.whitelists {
-		cs = append(cs, clause{one: "is not in whitelist " + e.value, many: "are not in whitelist " + e.value,
+		cs = append(cs, clause{one: "is not in whitelist " + e.value, many: "are not in whitelist " + e.value, soft: e.soft,
 			sql: "n.name IN (SELECT value FROM json_each(?))", args: []any{jsonText(strings.Split(e.value, "|"))}})
 	}
 	return cs, nil
@@ -180,12 +181,12 @@ func (t *tx) affinity(e expr) (clause, error) {
 			args: []any{values}}.numbered(), err
 	case "image":
 		if e.exact() {
-			return clause{sql: `EXISTS (SELECT 1 FROM image_names i WHERE i.node_id = n.id AND i.name = ?)
-				OR EXISTS (SELECT 1 FROM images i WHERE i.node_id = n.id AND i.image_id IN (?, ?))`,
-				args: []any{imageName(e.value), e.value, "sha256:" + e.value}}, nil
+			return imageAffinity(e.value), nil
 		}
 		values, err := t.matchingImages(e)
-		return clause{sql: "EXISTS (SELECT 1 FROM image_names i WHERE i.node_id = n.id AND i.name IN (SELECT value FROM json_each(?)))", args: []any{values}}, err
+		return clause{sql: `EXISTS (SELECT 1 FROM image_names i WHERE i.node_id = n.id AND i.name IN (SELECT value FROM json_each(?1)))
+			OR EXISTS (SELECT 1 FROM images i WHERE i.node_id = n.id AND i.image_id IN (SELECT value FROM json_each(?1)))`,
+			args: []any{values}}.numbered(), err
 	}
 	values, err := t.matching(e, `SELECT DISTINCT value FROM container_labels WHERE key = ?1
 		UNION SELECT j.value FROM reservations r, json_each(r.labels) j WHERE j.key = ?1`, e.key)
@@ -196,9 +197,23 @@ func (t *tx) affinity(e expr) (clause, error) {
 		args: []any{e.key, values, e.key, values}}, err
 }
 
-// matchingImages matches e with images as people write them: redis, redis:7, and the full name.
+// imageAffinity is the condition that a node has an image: redis is any of its
+// tags, redis:7 that one; IDs are given with or without sha256:.
+func imageAffinity(ref string) clause {
+	name, from, to := imageName(ref), "", ""
+	if repo, ok := strings.CutSuffix(name, ":latest"); ok && !strings.HasSuffix(ref, ":latest") {
+		from, to = repo+":", repo+";" // ; is the character after :
+	}
+	return clause{sql: `EXISTS (SELECT 1 FROM image_names i WHERE i.node_id = n.id AND i.name = ?)
+		OR EXISTS (SELECT 1 FROM image_names i WHERE i.node_id = n.id AND i.name > ? AND i.name < ?)
+		OR EXISTS (SELECT 1 FROM images i WHERE i.node_id = n.id AND i.image_id IN (?, ?))`,
+		args: []any{name, from, to, ref, "sha256:" + ref}}
+}
+
+// matchingImages is the names and IDs of images that a pattern matches, as a JSON
+// array, each in all the ways people write it.
 func (t *tx) matchingImages(e expr) (string, error) {
-	rows, err := t.query("SELECT DISTINCT name FROM image_names")
+	rows, err := t.query("SELECT DISTINCT name FROM image_names UNION ALL SELECT DISTINCT image_id FROM images")
 	if err != nil {
 		return "", err
 	}
@@ -209,9 +224,7 @@ func (t *tx) matchingImages(e expr) (string, error) {
 		if err := rows.Scan(&name); err != nil {
 			return "", err
 		}
-		short := familiarName(name)
-		repo, _, _ := strings.Cut(short, ":")
-		if e.match(name) || e.match(short) || e.match(repo) {
+		if e.match(name) || e.match(familiarName(name)) || e.match(repository(name)) || e.match(strings.TrimPrefix(name, "sha256:")) {
 			found = append(found, name)
 		}
 	}
@@ -221,31 +234,94 @@ func (t *tx) matchingImages(e expr) (string, error) {
 // dependencyClauses keep a container with what is on one node only: local
 // networks and volumes, and containers it links to or shares a namespace with.
 // What nobody has ties nothing; the engine says what it thinks of it.
-func dependencyClauses(_ *tx, w *workload) ([]clause, error) {
+func dependencyClauses(t *tx, w *workload) ([]clause, error) {
 	var cs []clause
-	for _, name := range w.networks {
-		words := "have network " + name
-		cs = append(cs, clause{one: "does not " + words, many: "do not " + words,
-			sql: `NOT EXISTS (SELECT 1 FROM networks x WHERE x.name = ?1 OR x.network_id = ?1)
-				OR EXISTS (SELECT 1 FROM networks x WHERE (x.name = ?1 OR x.network_id = ?1) AND (x.node_id = n.id OR x.scope <> 'local'))`,
-			args: []any{name}}.numbered())
-	}
-	for _, name := range w.volumes {
-		words := "have volume " + name
-		cs = append(cs, clause{one: "does not " + words, many: "do not " + words,
-			sql: `n.id IN (SELECT node_id FROM volumes WHERE name = ?1 UNION SELECT c.node_id FROM mounts m JOIN containers c ON c.id = m.container WHERE m.name = ?1
-					UNION SELECT r.node_id FROM reservations r, json_each(r.volumes) j WHERE j.value = ?1)
-				OR EXISTS (SELECT 1 FROM volumes WHERE name = ?1 AND scope <> 'local')
-				OR NOT EXISTS (SELECT 1 FROM volumes WHERE name = ?1) AND NOT EXISTS (SELECT 1 FROM mounts WHERE name = ?1)
-					AND NOT EXISTS (SELECT 1 FROM reservations r, json_each(r.volumes) j WHERE j.value = ?1)`,
-			args: []any{name}}.numbered())
-	}
-	for _, ref := range w.containers {
-		words := "have container " + ref
-		cs = append(cs, clause{one: "does not " + words, many: "do not " + words,
-			sql: `NOT EXISTS (SELECT 1 FROM containers c WHERE c.name = ?1 OR c.container_id = ?1)
-				OR EXISTS (SELECT 1 FROM containers c WHERE (c.name = ?1 OR c.container_id = ?1) AND c.node_id = n.id)`,
-			args: []any{ref}}.numbered())
+	for _, tie := range []struct {
+		kind string
+		refs []string
+		find func(*tx, string) ([]int64, error)
+	}{
+		{"network", w.networks, (*tx).networkNodes},
+		{"volume", w.volumes, (*tx).volumeNodes},
+		{"container", w.containers, (*tx).containerNodes},
+		{"runtime", w.runtimes(), (*tx).runtimeNodes},
+	} {
+		for _, ref := range tie.refs {
+			nodes, err := tie.find(t, ref)
+			if err != nil {
+				return nil, err
+			}
+			if nodes == nil {
+				continue
+			}
+			what := tie.kind + " " + ref
+			cs = append(cs, clause{one: "does not have " + what, many: "do not have " + what, tie: what, nodes: nodes,
+				sql: "n.id IN (SELECT value FROM json_each(?))", args: []any{jsonText(nodes)}})
+		}
 	}
 	return cs, nil
+}
+
+// networkNodes are the nodes that have a network of this name, ID or prefix of an
+// ID; nil if none has it, or if it spans nodes.
+func (t *tx) networkNodes(ref string) ([]int64, error) {
+	return t.holders(ref, "SELECT node_id, scope = 'local' FROM networks WHERE name = ?1 OR network_id = ?1",
+		"SELECT node_id, scope = 'local' FROM networks WHERE network_id >= ?1 AND network_id < ?1 || 'g'")
+}
+
+// volumeNodes are the nodes that have a volume of this name, or will have it when
+// a create under way is done.
+func (t *tx) volumeNodes(name string) ([]int64, error) {
+	return t.holders(name, `SELECT node_id, scope = 'local' FROM volumes WHERE name = ?1
+		UNION SELECT c.node_id, 1 FROM mounts m JOIN containers c ON c.id = m.container WHERE m.name = ?1
+		UNION SELECT r.node_id, 1 FROM reservations r, json_each(r.volumes) j WHERE j.value = ?1`, "")
+}
+
+// containerNodes are the nodes that have a container of this ID, name or prefix of an ID.
+func (t *tx) containerNodes(ref string) ([]int64, error) {
+	return t.holders(ref, "SELECT node_id, 1 FROM containers WHERE name = ltrim(?1, '/') OR container_id = ?1",
+		"SELECT node_id, 1 FROM containers WHERE container_id >= ?1 AND container_id < ?1 || 'g'")
+}
+
+// runtimeNodes are the nodes whose engine names the runtime.
+func (t *tx) runtimeNodes(name string) ([]int64, error) {
+	return t.holders(name, `SELECT n.node_id, 1 FROM node_info n, json_each(CASE WHEN json_valid(n.info) THEN n.info ELSE '{}' END, '$.Runtimes') j
+		WHERE j.key = ?1`, "")
+}
+
+// holders runs query for ref and, if that finds nothing and ref may be part of an
+// ID, byPrefix. Rows are a node and whether the thing is local to it. It returns
+// nil if nobody has the thing, or if it spans nodes.
+func (t *tx) holders(ref, query, byPrefix string) ([]int64, error) {
+	for _, q := range []string{query, byPrefix} {
+		if q == "" || q == byPrefix && !isHex(ref) {
+			continue
+		}
+		rows, err := t.query(q, ref)
+		if err != nil {
+			return nil, err
+		}
+		var nodes []int64
+		spans := false
+		for rows.Next() {
+			var node int64
+			var local bool
+			if err := rows.Scan(&node, &local); err != nil {
+				rows.Close()
+				return nil, err
+			}
+			spans = spans || !local
+			nodes = append(nodes, node)
+		}
+		if err := rows.Err(); err != nil {
+			return nil, err
+		}
+		if spans {
+			return nil, nil
+		}
+		if nodes != nil {
+			return nodes, nil
+		}
+	}
+	return nil, nil
 }

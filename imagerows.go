@@ -27,6 +27,15 @@ func familiarName(name string) string {
 	return reference.FamiliarString(named)
 }
 
+// repository is a normalised reference without tag and digest, as people write it: busybox.
+func repository(name string) string {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name
+	}
+	return reference.FamiliarName(named)
+}
+
 // putImages makes a node's image rows what its engine lists.
 func (t *tx) putImages(node int64, images []json.RawMessage) error {
 	known, err := t.summaries("SELECT image_id, summary FROM images WHERE node_id = ?", node)

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"maps"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -42,7 +45,7 @@ func (h *hostConfig) nanoCPUs() int64 {
 	if period <= 0 {
 		period = defaultPeriod
 	}
-	return int64(float64(h.CpuQuota) / float64(period) * 1e9)
+	return int64(min(float64(h.CpuQuota)/float64(period)*1e9, math.MaxInt64/2)) // an absurd quota fits nowhere
 }
 
 // memoryBytes is what a container reserves: the reservation, else the limit.
@@ -75,12 +78,12 @@ func (p hostPort) String() string {
 // engine (empty or 0) cannot be in conflict. What does not parse is the engine's to refuse.
 func (h *hostConfig) ports() []hostPort {
 	var list []hostPort
-	for port, bindings := range h.PortBindings {
+	for _, port := range slices.Sorted(maps.Keys(h.PortBindings)) {
 		_, protocol, ok := strings.Cut(port, "/")
 		if !ok {
 			protocol = "tcp"
 		}
-		for _, b := range bindings {
+		for _, b := range h.PortBindings[port] {
 			from, to, isRange := strings.Cut(b.HostPort, "-")
 			first, err := strconv.Atoi(from)
 			if err != nil || first < 1 || first > 65535 {

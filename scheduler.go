@@ -47,10 +47,21 @@ type placement struct {
 	name            string // the workload's, or the one that was found for it
 }
 
+// runtimes is the runtime that is asked for, if any.
+func (w *workload) runtimes() []string {
+	if w.runtime == "" {
+		return nil
+	}
+	return []string{w.runtime}
+}
+
 // clause is one condition that a node must meet, on the columns of node_load (n).
 type clause struct {
 	filter    string
 	one, many string // in words: is not healthy, are not healthy
+	soft      bool   // only preferred
+	tie       string // what ties the workload to nodes: network demo_default
+	nodes     []int64
 	sql       string
 	args      []any
 }
@@ -137,6 +148,7 @@ func filterList(fs []filter) []string {
 type noNodeError struct {
 	nodes  int
 	counts []refusal // most first
+	tied   string    // where the workload would have to go, and why it cannot
 }
 
 type refusal struct {
@@ -147,6 +159,9 @@ type refusal struct {
 func (e *noNodeError) Error() string {
 	if e.nodes == 0 {
 		return "no node fits: the cluster has no nodes"
+	}
+	if e.tied != "" {
+		return "no node fits: " + e.tied
 	}
 	var parts []string
 	for i, r := range e.counts {
@@ -267,8 +282,7 @@ func (sc *scheduler) query(t *tx, w *workload, seed int64) (*query, error) {
 		}
 		for _, c := range clauses {
 			c.filter = f.name
-			if soft, ok := strings.CutPrefix(c.one, "~"); ok {
-				c.one = soft
+			if c.soft {
 				q.soft = append(q.soft, c)
 			} else {
 				q.clauses = append(q.clauses, c)
@@ -337,31 +351,29 @@ func (q *query) decide(t *tx, w *workload, p *placement) (refused, err error) {
 		return nil, err
 	}
 	p.id, _ = res.LastInsertId()
-	looked := nodes <= storedNodes
-	var fitting int
-	var counts []refusal
-	if looked {
+	var fitting *int // unknown where the nodes are too many to look at each
+	refusal := &noNodeError{nodes: nodes}
+	if nodes <= storedNodes {
 		// Before the reservation, which changes the load of the node it lands on.
-		if fitting, counts, err = q.look(t, p.id, nodes); err != nil {
+		if fitting, err = q.look(t, p.id, refusal); err != nil {
 			return nil, err
 		}
 	}
 	score, err := q.reserve(t, w, p)
 	if errors.Is(err, errNotFound) {
-		if !looked {
-			if _, counts, err = q.look(t, p.id, nodes); err != nil {
+		if fitting == nil {
+			if _, err = q.look(t, p.id, refusal); err != nil {
 				return nil, err
 			}
 		}
-		refused := &noNodeError{nodes, counts}
-		_, err = t.exec("UPDATE placements SET message = ? WHERE id = ?", refused.Error(), p.id)
-		return refused, err
+		_, err = t.exec("UPDATE placements SET message = ? WHERE id = ?", refusal.Error(), p.id)
+		return refusal, err
 	}
 	if err != nil {
 		return nil, err
 	}
 	_, err = t.exec("UPDATE placements SET outcome = 'reserved', node_id = ?, node = ?, score = ?, fitting = ? WHERE id = ?",
-		p.node, p.nodeName, score, max(fitting, 1), p.id)
+		p.node, p.nodeName, score, fitting, p.id)
 	return nil, err
 }
 
@@ -399,51 +411,61 @@ func (q *query) reserve(t *tx, w *workload, p *placement) (score int64, err erro
 			return 0, err
 		}
 	}
-	return score, t.get("SELECT name, CAST(coalesce((SELECT score FROM placement_nodes WHERE placement_id = ? AND address = n.address), 0) AS INTEGER) FROM nodes n WHERE id = ?",
-		[]any{p.id, p.node}, &p.nodeName, &score)
+	// The score as it was, before the reservation was added to the node's load.
+	err = t.get(ask+" SELECT n.name, CAST("+st.score+` AS INTEGER) FROM (
+		SELECT id, name, nano_cpus, memory_bytes, used_nano_cpus - ?1 AS used_nano_cpus, used_memory_bytes - ?2 AS used_memory_bytes
+		  FROM node_load WHERE id = ?4) n`, slices.Concat(q.args, []any{p.node}), &p.nodeName, &score)
+	return score, err
 }
 
-// look judges every node by every clause and stores the outcome beside the placement.
-func (q *query) look(t *tx, placement int64, nodes int) (fitting int, counts []refusal, err error) {
+// judged is a node and the number of the first clause that refuses it, 0 for none.
+type judged struct {
+	id         int64
+	name, addr string
+	by         int
+	score      *int64
+}
+
+// look judges every node by every clause, stores the outcome beside the placement
+// and words it in e. It returns how many nodes fit.
+func (q *query) look(t *tx, placement int64, e *noNodeError) (*int, error) {
 	by, byArgs := q.refusedBy()
-	rows, err := t.query(fmt.Sprintf(ask+" SELECT n.name, n.address, %s, CAST(%s AS INTEGER) FROM node_load n ORDER BY n.id", by, strategies[q.strategy].score),
+	rows, err := t.query(fmt.Sprintf(ask+" SELECT n.id, n.name, n.address, %s, CAST(%s AS INTEGER) FROM node_load n ORDER BY n.id", by, strategies[q.strategy].score),
 		slices.Concat(q.args, byArgs)...)
 	if err != nil {
-		return 0, nil, err
-	}
-	type judged struct {
-		name, addr string
-		by         int
-		score      *int64
+		return nil, err
 	}
 	var all []judged
 	refused := make([]int, len(q.clauses)+1)
 	for rows.Next() {
 		var j judged
-		if err := rows.Scan(&j.name, &j.addr, &j.by, &j.score); err != nil {
+		if err := rows.Scan(&j.id, &j.name, &j.addr, &j.by, &j.score); err != nil {
 			rows.Close()
-			return 0, nil, err
+			return nil, err
 		}
 		refused[j.by]++
 		all = append(all, j)
 	}
 	if err := rows.Err(); err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	fitting = refused[0]
+	fitting := refused[0]
 	for i, n := range refused[1:] {
 		if n > 0 {
-			counts = append(counts, refusal{q.clauses[i], n})
+			e.counts = append(e.counts, refusal{q.clauses[i], n})
 		}
 	}
-	sort.SliceStable(counts, func(a, b int) bool { return counts[a].nodes > counts[b].nodes })
-	for _, r := range counts {
+	sort.SliceStable(e.counts, func(a, b int) bool { return e.counts[a].nodes > e.counts[b].nodes })
+	if fitting == 0 {
+		e.tied = q.tied(all)
+	}
+	for _, r := range e.counts {
 		words := r.clause.many
 		if r.nodes == 1 {
 			words = r.clause.one
 		}
 		if _, err := t.exec("INSERT OR REPLACE INTO placement_filters VALUES (?,?,?,?)", placement, r.clause.filter, words, r.nodes); err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 	}
 	limit := storedNodes
@@ -456,10 +478,37 @@ func (q *query) look(t *tx, placement int64, nodes int) (fitting int, counts []r
 			words, j.score = q.clauses[j.by-1].one, nil
 		}
 		if _, err := t.exec("INSERT INTO placement_nodes VALUES (?,?,?,?,?)", placement, j.name, j.addr, words, j.score); err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 	}
-	return fitting, counts, nil
+	return &fitting, nil
+}
+
+// tied tells of a workload that is tied to nodes where it is, and why it cannot go
+// there: counts of all the other nodes would hide it. Empty if nothing ties it.
+func (q *query) tied(all []judged) string {
+	for _, c := range q.clauses {
+		if c.tie == "" {
+			continue
+		}
+		var at []string
+		cure := ""
+		for _, j := range all {
+			if !slices.Contains(c.nodes, j.id) || len(at) == 3 {
+				continue
+			}
+			by := q.clauses[j.by-1]
+			at = append(at, j.name+", which "+by.one)
+			kind, _, _ := strings.Cut(c.tie, " ")
+			if by.filter == "constraint" && (kind == "network" || kind == "volume") {
+				cure = fmt.Sprintf(": put the constraint on the %s (label %s)", kind, expressionLabel("constraint"))
+			}
+		}
+		if at != nil {
+			return c.tie + " is on " + strings.Join(at, ", and on ") + cure
+		}
+	}
+	return ""
 }
 
 // shape is what the ledger keeps of a request: what placement looked at, no environment.
@@ -487,6 +536,7 @@ func (w *workload) shape() string {
 	put("networks", w.networks)
 	put("volumes", w.volumes)
 	put("beside", w.containers)
+	put("runtime", w.runtimes())
 	return jsonText(shape)
 }
 

@@ -256,7 +256,7 @@ CREATE TABLE placements (
   strategy     TEXT    NOT NULL,
   seed         INTEGER NOT NULL DEFAULT 0,     -- strategy random: gives the same order again
   nodes        INTEGER NOT NULL,               -- nodes looked at
-  fitting      INTEGER NOT NULL,               -- nodes that passed every filter
+  fitting      INTEGER,                        -- nodes that passed every filter; NULL: over 200 nodes, not counted
   node_id      INTEGER,                        -- NULL: no node fits. No reference: a node may go, its history stays
   node         TEXT    NOT NULL DEFAULT '',    -- the node's name at that time
   score        INTEGER,
@@ -379,7 +379,7 @@ CREATE VIEW why AS
            WHEN 'unknown' THEN p.node || ' was asked and has not answered: ' || p.message
            ELSE p.strategy || ' chose ' || p.node
                 || CASE WHEN p.fitting = 1 THEN ', the only one of ' || p.nodes || ' that fits'
-                        ELSE ' of ' || p.fitting || ' that fit among ' || p.nodes END
+                        ELSE coalesce(' of ' || p.fitting || ' that fit', '') || ' among ' || p.nodes END
                 || coalesce(' (score ' || p.score || ')', '')
          END
          || CASE WHEN p.outcome = 'refused' THEN ''
