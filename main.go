@@ -33,6 +33,9 @@ func main() {
 // run is the program: a command, or the manager until a signal ends it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	if len(args) > 0 {
+		if command := commands[args[0]]; command != nil {
+			return command(ctx, args[1:], os.Stdin, stdout, stderr)
+		}
 		switch args[0] {
 		case "version":
 			fmt.Fprintln(stdout, "swarmlite "+version)
@@ -88,6 +91,7 @@ const usage = `swarmlite makes many Docker hosts one Docker endpoint.
 Usage:
   swarmlite [flags] [ADDRESS ...]   run the manager over these engines
   swarmlite manage …                the same
+  swarmlite sql 'select …'          query the database, read-only
   swarmlite version                 print the version
 
 ADDRESS is tcp://host:port, host:port, or unix:///path; host[1:9]:2375 is a range.

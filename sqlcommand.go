@@ -1,0 +1,262 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/peterbourgon/ff/v3"
+	"modernc.org/sqlite"
+)
+
+// commands are what swarmlite does beside being the manager. They read the
+// manager's database, whether it runs or not, and change nothing.
+var commands = map[string]func(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error{
+	"sql": sqlCommand,
+}
+
+const sqlUsage = `Usage: swarmlite sql [flags] 'select …'
+
+Prints what a query over the manager's database gives, read-only, whether the
+manager runs or not; - reads the query from standard input. Some to begin with:
+
+  swarmlite sql 'select * from cluster'
+  swarmlite sql 'select * from why limit 5'
+  swarmlite sql 'select sql from sqlite_schema'   every table and view, explained
+
+Flags:
+`
+
+// sqlCommand prints a query's rows, for boxes without a sqlite3 shell.
+func sqlCommand(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	fs := flag.NewFlagSet("swarmlite sql", flag.ContinueOnError)
+	path := dbFlag(fs)
+	asCSV := fs.Bool("csv", false, "print comma-separated values")
+	asJSON := fs.Bool("json", false, "print a JSON array with an object for each row")
+	if help, err := parseCommand(fs, args, sqlUsage, stderr); help || err != nil {
+		return err
+	}
+	if fs.NArg() != 1 {
+		return fmt.Errorf("sql: expected one query in quotes, got %d arguments; swarmlite sql -h tells more", fs.NArg())
+	}
+	if *asCSV && *asJSON {
+		return errors.New("sql: -csv and -json exclude each other")
+	}
+	query := fs.Arg(0)
+	if query == "-" {
+		data, err := io.ReadAll(stdin)
+		if err != nil {
+			return fmt.Errorf("sql: read the query: %w", err)
+		}
+		query = string(data)
+	}
+	db, err := openReader(ctx, *path)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	print := printTable
+	if *asCSV {
+		print = printCSV
+	} else if *asJSON {
+		print = printJSON
+	}
+	rows, err := db.QueryContext(ctx, query)
+	if err != nil {
+		return fmt.Errorf("sql: %s", sqliteWords(err))
+	}
+	defer rows.Close()
+	if err := print(stdout, rows); err != nil {
+		return fmt.Errorf("sql: %s", sqliteWords(err))
+	}
+	return nil
+}
+
+// dbFlag is the flag by which every command finds the database.
+func dbFlag(fs *flag.FlagSet) *string {
+	return fs.String("db", "swarmlite.db", "the manager's SQLite `FILE`; also read from SWARMLITE_DB")
+}
+
+// parseCommand reads a command's flags; help tells that they were asked for and printed.
+func parseCommand(fs *flag.FlagSet, args []string, usage string, stderr io.Writer) (help bool, err error) {
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	err = ff.Parse(fs, args, ff.WithEnvVarPrefix("SWARMLITE"))
+	if errors.Is(err, flag.ErrHelp) {
+		fs.SetOutput(stderr)
+		fmt.Fprint(stderr, usage)
+		fs.PrintDefaults()
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("%s; %s -h lists the flags", strings.TrimPrefix(err.Error(), "error parsing commandline arguments: "), fs.Name())
+	}
+	return false, nil
+}
+
+// openReader opens the manager's database for reading, beside a manager that may
+// run. Files of other programs are refused.
+func openReader(ctx context.Context, path string) (*sql.DB, error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("state database %s: not there; name the manager's file with -db", path)
+	} else if err != nil {
+		return nil, fmt.Errorf("state database %s: %w", path, plain(err))
+	}
+	db, err := sql.Open("sqlite", dsn(path, fmt.Sprintf("mode=ro&_pragma=busy_timeout(%d)&_pragma=query_only(1)&_pragma=temp_store(2)", busyWait.Milliseconds())))
+	if err != nil {
+		return nil, err
+	}
+	var id, version int
+	err = db.QueryRowContext(ctx, "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version").Scan(&id, &version)
+	switch {
+	case err != nil:
+		err = errors.New(sqliteWords(err))
+	case id != applicationID:
+		err = errors.New("belongs to another program; name the manager's file with -db")
+	case version != schemaVersion:
+		err = fmt.Errorf("has schema %d, this swarmlite knows %d; use the manager's own version", version, schemaVersion)
+	default:
+		return db, nil
+	}
+	db.Close()
+	return nil, fmt.Errorf("state database %s: %w", path, err)
+}
+
+// sqliteWords is an error as SQLite words it, without the driver's frame.
+func sqliteWords(err error) string {
+	words := err.Error()
+	var se *sqlite.Error
+	if errors.As(err, &se) {
+		words = strings.TrimPrefix(words, "SQL logic error: ")
+		words = strings.TrimSuffix(words, fmt.Sprintf(" (%d)", se.Code()))
+	}
+	return words
+}
+
+// eachRow calls do with the values of each row as strings, numbers or nil.
+func eachRow(rows *sql.Rows, do func(values []any) error) error {
+	columns, err := rows.Columns()
+	if err != nil {
+		return err
+	}
+	values := make([]any, len(columns))
+	into := make([]any, len(columns))
+	for i := range values {
+		into[i] = &values[i]
+	}
+	for rows.Next() {
+		if err := rows.Scan(into...); err != nil {
+			return err
+		}
+		for i, v := range values {
+			if b, ok := v.([]byte); ok {
+				values[i] = string(b)
+			}
+		}
+		if err := do(values); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// cell is a value in a table: one line, NULL is empty.
+func cell(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return ""
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64)
+	}
+	return fmt.Sprint(v)
+}
+
+var oneLiner = strings.NewReplacer("\n", "␤", "\t", " ", "\r", "")
+
+func printTable(w io.Writer, rows *sql.Rows) error {
+	columns, err := rows.Columns()
+	if err != nil || len(columns) == 0 {
+		return err
+	}
+	// A single column is somebody's text, as sqlite_schema's is: it keeps its lines.
+	if len(columns) == 1 {
+		fmt.Fprintln(w, columns[0])
+		return eachRow(rows, func(values []any) error {
+			_, err := fmt.Fprintln(w, cell(values[0]))
+			return err
+		})
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+	fmt.Fprintln(t, strings.Join(columns, "\t"))
+	err = eachRow(rows, func(values []any) error {
+		cells := make([]string, len(values))
+		for i, v := range values {
+			cells[i] = oneLiner.Replace(cell(v))
+		}
+		_, err := fmt.Fprintln(t, strings.Join(cells, "\t"))
+		return err
+	})
+	return errors.Join(err, t.Flush())
+}
+
+func printCSV(w io.Writer, rows *sql.Rows) error {
+	columns, err := rows.Columns()
+	if err != nil || len(columns) == 0 {
+		return err
+	}
+	c := csv.NewWriter(w)
+	c.Write(columns)
+	err = eachRow(rows, func(values []any) error {
+		cells := make([]string, len(values))
+		for i, v := range values {
+			cells[i] = cell(v)
+		}
+		return c.Write(cells)
+	})
+	c.Flush()
+	return errors.Join(err, c.Error())
+}
+
+// printJSON writes the columns in the query's order, which a map would lose.
+func printJSON(w io.Writer, rows *sql.Rows) error {
+	columns, err := rows.Columns()
+	if err != nil {
+		return err
+	}
+	next := "[\n"
+	err = eachRow(rows, func(values []any) error {
+		var b bytes.Buffer
+		b.WriteString(next + "{")
+		next = ",\n"
+		for i, v := range values {
+			if i > 0 {
+				b.WriteString(", ")
+			}
+			value, err := json.Marshal(v)
+			if err != nil {
+				return err
+			}
+			b.WriteString(jsonText(columns[i]) + ": ")
+			b.Write(value)
+		}
+		b.WriteString("}")
+		_, err := w.Write(b.Bytes())
+		return err
+	})
+	if next == "[\n" {
+		io.WriteString(w, "[")
+	}
+	io.WriteString(w, "\n]\n")
+	return err
+}
