@@ -56,6 +56,7 @@ type engine struct {
 	tls           *tls.Config
 	transport     *http.Transport
 	docker        *client.Client
+	reads         upstream
 	calls         chan struct{} // places for ordinary calls
 
 	healthy    atomic.Bool
@@ -233,6 +234,9 @@ func (e *engine) do(req *http.Request, p patience) (*http.Response, error) {
 		case <-req.Context().Done():
 			return nil, fail(false, false, req.Context().Err())
 		}
+	}
+	if p == read && (req.Body == nil || req.Body == http.NoBody) && (req.Method == http.MethodGet || req.Method == http.MethodHead) {
+		return e.read(req)
 	}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	var sent atomic.Bool

@@ -209,6 +209,7 @@ func (ns *nodes) watch(ctx context.Context, e *engine) {
 		e.noteTried()
 		e.marks.end()
 		e.transport.CloseIdleConnections()
+		e.reads.close()
 		if ctx.Err() != nil {
 			return
 		}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+// upstream keeps connections to an engine for reads without a body. They are
+// written and read by the goroutine that asks: http.Transport hands each call to
+// two goroutines of its own, which costs a proxied inspect half of its time.
+type upstream struct {
+	mu   sync.Mutex
+	idle []*upstreamConn // the one used last is at the end
+}
+
+type upstreamConn struct {
+	net.Conn
+	in   *bufio.Reader
+	used int64 // monotonic nanoseconds
+}
+
+const (
+	maxIdle  = 8
+	idleTime = 5 * time.Second // an open file each, so they do not wait for long
+)
+
+// take returns an idle connection, nil if there is none that is fresh.
+func (u *upstream) take() *upstreamConn {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.idle) == 0 {
+		return nil
+	}
+	c := u.idle[len(u.idle)-1]
+	u.idle = u.idle[:len(u.idle)-1]
+	if monotonic()-c.used < int64(idleTime) {
+		return c
+	}
+	c.Close()
+	u.closeIdle(0)
+	return nil
+}
+
+// put keeps a connection for the next read.
+func (u *upstream) put(c *upstreamConn) {
+	c.used = monotonic()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.idle) >= maxIdle {
+		c.Close()
+		return
+	}
+	u.idle = append(u.idle, c)
+	if len(u.idle) == 1 {
+		time.AfterFunc(idleTime, u.expire)
+	}
+}
+
+// expire closes what was idle for too long, as long as anything is idle.
+func (u *upstream) expire() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.closeIdle(idleTime)
+	if len(u.idle) > 0 {
+		time.AfterFunc(idleTime, u.expire)
+	}
+}
+
+// closeIdle closes connections that were idle for at least age.
+func (u *upstream) closeIdle(age time.Duration) {
+	kept := u.idle[:0]
+	for _, c := range u.idle {
+		if monotonic()-c.used >= int64(age) {
+			c.Close()
+			continue
+		}
+		kept = append(kept, c)
+	}
+	u.idle = kept
+}
+
+func (u *upstream) close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.closeIdle(0)
+}
+
+// read sends a request without a body and waits up to readWait for the header of
+// the answer. The caller closes the body; a connection whose answer was read to
+// its end is kept.
+func (e *engine) read(req *http.Request) (*http.Response, error) {
+	fail := func(sent bool, err error) error {
+		timeout := errors.Is(err, os.ErrDeadlineExceeded) && req.Context().Err() == nil
+		if timeout {
+			e.timeouts.Add(1)
+			err = errNoAnswer
+		}
+		if req.Context().Err() == nil {
+			e.doubt()
+		}
+		return &engineError{e.nodeName(), req.Method + " " + req.URL.Path, sent, timeout, err}
+	}
+	var head strings.Builder
+	head.WriteString(req.Method + " " + req.URL.RequestURI() + " HTTP/1.1\r\nHost: " + req.URL.Host + "\r\n")
+	req.Header.Write(&head)
+	head.WriteString("\r\n")
+	for {
+		conn := e.reads.take()
+		reused := conn != nil
+		if !reused {
+			fresh, err := e.dial(req.Context())
+			if err != nil {
+				return nil, fail(false, err)
+			}
+			conn = &upstreamConn{Conn: fresh, in: bufio.NewReaderSize(fresh, 16<<10)}
+		}
+		// A client that leaves ends the call.
+		stop := context.AfterFunc(req.Context(), func() { conn.SetDeadline(time.Unix(1, 0)) })
+		conn.SetDeadline(time.Now().Add(readWait))
+		_, err := io.WriteString(conn, head.String())
+		if err == nil {
+			_, err = conn.in.Peek(1)
+		}
+		var resp *http.Response
+		if err == nil {
+			resp, err = http.ReadResponse(conn.in, req)
+		} else if reused && !errors.Is(err, os.ErrDeadlineExceeded) {
+			// The engine closed it while it was idle. Asking again for a read does no harm.
+			stop()
+			conn.Close()
+			continue
+		}
+		if err != nil {
+			stop()
+			conn.Close()
+			return nil, fail(true, err)
+		}
+		e.answered()
+		e.timeouts.Store(0)
+		conn.SetDeadline(time.Time{})
+		resp.Body = &upstreamBody{ReadCloser: resp.Body, engine: e, conn: conn, stop: stop,
+			keep: !resp.Close && resp.StatusCode >= 200, ended: req.Method == http.MethodHead || resp.ContentLength == 0}
+		return resp, nil
+	}
+}
+
+// upstreamBody gives its connection back when the answer was read to its end.
+type upstreamBody struct {
+	io.ReadCloser
+	engine      *engine
+	conn        *upstreamConn
+	stop        func() bool
+	keep, ended bool
+	closed      bool
+}
+
+func (b *upstreamBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		b.ended = true
+	}
+	return n, err
+}
+
+// Close must not read on: an endless answer would never let go.
+func (b *upstreamBody) Close() error {
+	if b.closed {
+		return nil
+	}
+	b.closed = true
+	if b.stop() && b.keep && b.ended && b.conn.in.Buffered() == 0 {
+		b.engine.reads.put(b.conn)
+		return nil
+	}
+	return b.conn.Close()
+}
