@@ -154,6 +154,14 @@ type noNodeError struct {
 type refusal struct {
 	clause clause
 	nodes  int
+	names  []string // of those nodes
+}
+
+func (r refusal) words() string {
+	if r.nodes == 1 {
+		return r.clause.one
+	}
+	return r.clause.many
 }
 
 func (e *noNodeError) Error() string {
@@ -165,14 +173,10 @@ func (e *noNodeError) Error() string {
 	}
 	var parts []string
 	for i, r := range e.counts {
-		words := r.clause.many
-		if r.nodes == 1 {
-			words = r.clause.one
-		}
 		if i == 0 {
-			parts = append(parts, fmt.Sprintf("%d of %d %s", r.nodes, e.nodes, words))
+			parts = append(parts, fmt.Sprintf("%d of %d %s", r.nodes, e.nodes, r.words()))
 		} else {
-			parts = append(parts, fmt.Sprintf("%d %s", r.nodes, words))
+			parts = append(parts, fmt.Sprintf("%d %s", r.nodes, r.words()))
 		}
 	}
 	return "no node fits: " + strings.Join(parts, ", ")
@@ -316,7 +320,7 @@ func (q *query) preference() (sql string, args []any) {
 	if parts == nil {
 		return "", nil
 	}
-	return "(" + strings.Join(parts, " + ") + ") DESC, ", args
+	return "(" + strings.Join(parts, " + ") + ")", args
 }
 
 // refusedBy is the number of the first clause that refuses a node, 0 for none.
@@ -337,6 +341,15 @@ func (q *query) refusedBy() (sql string, args []any) {
 // hasImage prefers, among equals, a node that has the image: it comes last before
 // the node's id, or spread would pile everything on the node that built it.
 const hasImage = "EXISTS (SELECT 1 FROM image_names i WHERE i.node_id = n.id AND i.name = ?) DESC"
+
+// order ranks the nodes that fit, best first.
+func (q *query) order(w *workload) (sql string, args []any) {
+	prefer, args := q.preference()
+	if prefer != "" {
+		prefer += " DESC, "
+	}
+	return prefer + strategies[q.strategy].order + ", " + hasImage + ", n.id", append(args, imageName(w.image))
+}
 
 // decide writes the ledger and reserves. It returns a *noNodeError as refused,
 // so that the transaction, and with it the ledger's row, is kept.
@@ -385,13 +398,13 @@ const ask = "WITH ask (cpus, memory, seed) AS (VALUES (?1, ?2, ?3))"
 // statement. It returns errNotFound when none fits.
 func (q *query) reserve(t *tx, w *workload, p *placement) (score int64, err error) {
 	where, whereArgs := q.where()
-	prefer, preferArgs := q.preference()
+	order, orderArgs := q.order(w)
 	st := strategies[q.strategy]
 	pick := fmt.Sprintf(`
 		SELECT n.id, n.name, %s AS score FROM node_load n
 		 WHERE %s
-		 ORDER BY %s%s, %s, n.id LIMIT 1`, st.score, where, prefer, st.order, hasImage)
-	args := slices.Concat(whereArgs, preferArgs, []any{imageName(w.image)})
+		 ORDER BY %s LIMIT 1`, st.score, where, order)
+	args := slices.Concat(whereArgs, orderArgs)
 	if w.kind != "container" {
 		err := t.get(ask+pick, slices.Concat(q.args, args), &p.node, &p.nodeName, &score)
 		return score, err
@@ -426,45 +439,48 @@ type judged struct {
 	score      *int64
 }
 
-// look judges every node by every clause, stores the outcome beside the placement
-// and words it in e. It returns how many nodes fit.
-func (q *query) look(t *tx, placement int64, e *noNodeError) (*int, error) {
+// judge judges every node by every clause and words it in e.
+func (q *query) judge(t *tx, e *noNodeError) (all []judged, fitting int, err error) {
 	by, byArgs := q.refusedBy()
 	rows, err := t.query(fmt.Sprintf(ask+" SELECT n.id, n.name, n.address, %s, CAST(%s AS INTEGER) FROM node_load n ORDER BY n.id", by, strategies[q.strategy].score),
 		slices.Concat(q.args, byArgs)...)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var all []judged
-	refused := make([]int, len(q.clauses)+1)
+	defer rows.Close()
+	refused := make([][]string, len(q.clauses)+1)
 	for rows.Next() {
 		var j judged
 		if err := rows.Scan(&j.id, &j.name, &j.addr, &j.by, &j.score); err != nil {
-			rows.Close()
-			return nil, err
+			return nil, 0, err
 		}
-		refused[j.by]++
+		refused[j.by] = append(refused[j.by], j.name)
 		all = append(all, j)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	fitting := refused[0]
-	for i, n := range refused[1:] {
-		if n > 0 {
-			e.counts = append(e.counts, refusal{q.clauses[i], n})
+	for i, names := range refused[1:] {
+		if len(names) > 0 {
+			e.counts = append(e.counts, refusal{q.clauses[i], len(names), names})
 		}
 	}
 	sort.SliceStable(e.counts, func(a, b int) bool { return e.counts[a].nodes > e.counts[b].nodes })
-	if fitting == 0 {
+	if fitting = len(refused[0]); fitting == 0 {
 		e.tied = q.tied(all)
 	}
+	return all, fitting, nil
+}
+
+// look judges every node, stores the outcome beside the placement and words it in
+// e. It returns how many nodes fit.
+func (q *query) look(t *tx, placement int64, e *noNodeError) (*int, error) {
+	all, fitting, err := q.judge(t, e)
+	if err != nil {
+		return nil, err
+	}
 	for _, r := range e.counts {
-		words := r.clause.many
-		if r.nodes == 1 {
-			words = r.clause.one
-		}
-		if _, err := t.exec("INSERT OR REPLACE INTO placement_filters VALUES (?,?,?,?)", placement, r.clause.filter, words, r.nodes); err != nil {
+		if _, err := t.exec("INSERT OR REPLACE INTO placement_filters VALUES (?,?,?,?)", placement, r.clause.filter, r.words(), r.nodes); err != nil {
 			return nil, err
 		}
 	}

@@ -11,25 +11,9 @@ import (
 // stays open, as a running manager's does.
 func clusterFile(t testing.TB, rows string) (*store, string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "swarmlite.db")
-	s, err := openStore(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.close)
-	writeRows(t, s, rows)
-	return s, path
-}
-
-func writeRows(t testing.TB, s *store, rows string) {
-	t.Helper()
-	err := s.write(t.Context(), func(x *tx) error {
-		_, err := x.conn.ExecContext(x.ctx, rows)
-		return err
-	})
-	if err != nil {
-		t.Fatalf("%s: %v", rows, err)
-	}
+	s := testStore(t)
+	s.sql(t, rows)
+	return s, s.path
 }
 
 // swarmlite runs the program with args, as main does.
