@@ -82,10 +82,10 @@ func (n *nodeFace) container(raw json.RawMessage) (*containerRow, error) {
 	if err := json.Unmarshal(raw, &entry); err != nil {
 		return nil, err
 	}
-	if entry.Id == "" {
-		return nil, errors.New("no Id")
+	if !validID(entry.Id) {
+		return nil, errors.New("no Id, or an odd one")
 	}
-	r := &containerRow{id: entry.Id, image: bounded(entry.Image), imageID: entry.ImageID, created: entry.Created,
+	r := &containerRow{id: entry.Id, image: bounded(entry.Image), imageID: bounded(entry.ImageID), created: entry.Created,
 		labels: entry.Labels, ports: entry.Ports, mounts: entry.Mounts, networks: entry.NetworkSettings.Networks,
 		name: plainName(entry.Names), state: entry.State, status: splitStatus(entry.Status)}
 	if !slices.Contains(containerStates, r.state) {
@@ -240,6 +240,15 @@ func (t *tx) putContainer(n *nodeFace, r *containerRow) (look bool, err error) {
 	if err != nil && !errors.Is(err, errNotFound) {
 		return false, err
 	}
+	counted := r.counted
+	if counted && (!exists || !old.counted) && r.labels[swarmIDLabel] != "" {
+		// Of a create under way the reservation counts; an event may be faster than the answer.
+		var reserved int
+		if err := t.get("SELECT count(*) FROM reservations WHERE swarm_id = ? AND node_id = ?", []any{r.labels[swarmIDLabel], n.id}, &reserved); err != nil {
+			return false, err
+		}
+		counted = reserved == 0
+	}
 	var at *int64
 	known := old.known
 	if r.status.timed {
@@ -253,22 +262,22 @@ func (t *tx) putContainer(n *nodeFace, r *containerRow) (look bool, err error) {
 		}
 	}
 	if exists && old.summary == string(r.summary) && old.name == r.name && old.state == r.state && old.head == r.status.head &&
-		old.tail == r.status.tail && old.counted == r.counted && (old.at == at || old.at != nil && at != nil && *old.at == *at) {
+		old.tail == r.status.tail && old.counted == counted && (old.at == at || old.at != nil && at != nil && *old.at == *at) {
 		return !known, nil
 	}
 	if !exists {
 		res, err := t.exec(`INSERT INTO containers (node_id, container_id, name, image, image_id, state, created_at,
 			status_head, status_at, status_tail, swarm_id, counted, summary) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)`,
 			n.id, r.id, r.name, r.image, r.imageID, r.state, r.created, r.status.head, at, r.status.tail,
-			r.labels[swarmIDLabel], r.counted, string(r.summary))
+			bounded(r.labels[swarmIDLabel]), counted, string(r.summary))
 		if err != nil {
 			return false, err
 		}
 		old.id, _ = res.LastInsertId()
 	} else if _, err := t.exec(`UPDATE containers SET name = ?, image = ?, image_id = ?, state = ?, created_at = ?, status_head = ?,
 			status_at = ?, status_tail = ?, swarm_id = ?, counted = ?, inspected = ?, summary = ? WHERE id = ?`,
-		r.name, r.image, r.imageID, r.state, r.created, r.status.head, at, r.status.tail, r.labels[swarmIDLabel],
-		r.counted, known, string(r.summary), old.id); err != nil {
+		r.name, r.image, r.imageID, r.state, r.created, r.status.head, at, r.status.tail, bounded(r.labels[swarmIDLabel]),
+		counted, known, string(r.summary), old.id); err != nil {
 		return false, err
 	}
 	return !known, t.putContainerParts(n, old.id, r)
@@ -294,7 +303,7 @@ func (t *tx) putContainerParts(n *nodeFace, id int64, r *containerRow) error {
 		}
 	}
 	for k, v := range r.labels {
-		if _, err := t.exec("INSERT INTO container_labels VALUES (?,?,?)", id, bounded(k), bounded(v)); err != nil {
+		if _, err := t.exec("INSERT OR IGNORE INTO container_labels VALUES (?,?,?)", id, bounded(k), bounded(v)); err != nil {
 			return err
 		}
 	}
@@ -303,17 +312,18 @@ func (t *tx) putContainerParts(n *nodeFace, id int64, r *containerRow) error {
 		if m.Type != "" && m.Type != "volume" {
 			name = ""
 		}
-		if _, err := t.exec("INSERT OR IGNORE INTO mounts VALUES (?,?,?,?,?)", id, m.Type, bounded(name), bounded(m.Source), bounded(m.Destination)); err != nil {
+		if _, err := t.exec("INSERT OR IGNORE INTO mounts VALUES (?,?,?,?,?)", id, bounded(m.Type), bounded(name), bounded(m.Source), bounded(m.Destination)); err != nil {
 			return err
 		}
 	}
 	for name, net := range r.networks {
-		if _, err := t.exec("INSERT INTO container_networks VALUES (?,?,?)", id, bounded(name), bounded(net.NetworkID)); err != nil {
+		if _, err := t.exec("INSERT OR IGNORE INTO container_networks VALUES (?,?,?)", id, bounded(name), bounded(net.NetworkID)); err != nil {
 			return err
 		}
 	}
-	// A container that was never started lists no ports: those it was promised stay.
-	if r.state == "created" {
+	// A container that does not run lists no ports. Those that one which was never
+	// started was promised stay; so do a stopped one's under -count-stopped.
+	if r.state == "created" || n.countStopped && !counts(r.state) {
 		return nil
 	}
 	return t.putPorts(n.id, id, heldPorts(r.state, r.ports))
@@ -327,7 +337,7 @@ func heldPorts(state string, ports []entryPort) []hostPort {
 	var held []hostPort
 	for _, p := range ports {
 		if p.PublicPort != 0 {
-			held = append(held, hostPort{everyIP(p.IP), int(p.PublicPort), int(p.PublicPort), p.Type})
+			held = append(held, hostPort{bounded(everyIP(p.IP)), int(p.PublicPort), int(p.PublicPort), bounded(p.Type)})
 		}
 	}
 	return held
@@ -378,7 +388,7 @@ func (t *tx) putInspected(node int64, containerID string, in *inspected) error {
 	_, err = t.exec(`UPDATE containers SET inspected = 1, nano_cpus = ?, memory_bytes = ?,
 		status_at = CASE WHEN status_at IS NULL THEN NULL ELSE coalesce(?, status_at) END WHERE id = ?`,
 		in.HostConfig.nanoCPUs(), in.HostConfig.memoryBytes(), at, id)
-	if err == nil && state == "created" {
+	if err == nil && (state == "created" || n.countStopped && !counts(state)) {
 		err = t.putPorts(node, id, in.HostConfig.ports())
 	}
 	return err

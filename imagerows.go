@@ -36,11 +36,12 @@ func repository(name string) string {
 	return reference.FamiliarName(named)
 }
 
-// putImages makes a node's image rows what its engine lists.
-func (t *tx) putImages(node int64, images []json.RawMessage) error {
+// putImages makes a node's image rows what its engine lists. Items of a wrong
+// shape are counted and skipped; while there are any, no row is deleted.
+func (t *tx) putImages(node int64, images []json.RawMessage) (bad int, err error) {
 	known, err := t.summaries("SELECT image_id, summary FROM images WHERE node_id = ?", node)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, raw := range images {
 		var im struct {
@@ -49,7 +50,8 @@ func (t *tx) putImages(node int64, images []json.RawMessage) error {
 			RepoTags, RepoDigests []string
 		}
 		text := summaryText(raw)
-		if json.Unmarshal(raw, &im) != nil || im.Id == "" || text == "" {
+		if json.Unmarshal(raw, &im) != nil || !validID(im.Id) || text == "" {
+			bad++
 			continue
 		}
 		old, exists := known[im.Id]
@@ -67,25 +69,28 @@ func (t *tx) putImages(node int64, images []json.RawMessage) error {
 		for _, ref := range im.RepoTags {
 			tagged = tagged || ref != "<none>:<none>"
 		}
-		if _, err := t.exec("INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?)", node, im.Id, im.ParentId, im.Created, im.Size, !tagged, text); err != nil {
-			return err
+		if _, err := t.exec("INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?)", node, im.Id, bounded(im.ParentId), im.Created, im.Size, !tagged, text); err != nil {
+			return bad, err
 		}
 		if _, err := t.exec("DELETE FROM image_names WHERE node_id = ? AND image_id = ?", node, im.Id); err != nil {
-			return err
+			return bad, err
 		}
 		for name := range names {
 			if _, err := t.exec("INSERT OR REPLACE INTO image_names VALUES (?,?,?)", node, bounded(name), im.Id); err != nil {
-				return err
+				return bad, err
 			}
 		}
 	}
+	if bad > 0 {
+		return bad, nil
+	}
 	for id := range known {
 		if _, err := t.exec("DELETE FROM images WHERE node_id = ? AND image_id = ?", node, id); err != nil {
-			return err
+			return bad, err
 		}
 		if _, err := t.exec("DELETE FROM image_names WHERE node_id = ? AND image_id = ?", node, id); err != nil {
-			return err
+			return bad, err
 		}
 	}
-	return nil
+	return 0, nil
 }

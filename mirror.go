@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -87,7 +88,10 @@ func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
 		if err := e.getJSON(ctx, "/images/json", "all=1", &images); err != nil {
 			return err
 		}
-		return ns.store.write(ctx, func(t *tx) error { return t.putImages(e.id, images) })
+		return ns.store.write(ctx, func(t *tx) error {
+			_, err := t.putImages(e.id, images)
+			return err
+		})
 	case "network":
 		// By list, not by inspect: the list entry is what is stored.
 		var found []json.RawMessage
@@ -163,6 +167,7 @@ func (ns *nodes) readContainer(ctx context.Context, e *engine, id string) error 
 
 const (
 	maxText    = 64 << 10 // of one string from an engine
+	maxID      = 512      // of an ID, or the name of a volume
 	maxSummary = 4 << 20  // of one list entry
 )
 
@@ -170,6 +175,9 @@ const (
 func bounded(s string) string {
 	return strings.ToValidUTF8(s[:min(len(s), maxText)], "\uFFFD")
 }
+
+// validID tells whether an engine's ID, or name of a volume, can be one.
+func validID(id string) bool { return id != "" && len(id) <= maxID }
 
 // summaryText is a list entry as it is stored; "" if it is too large to be one.
 func summaryText(raw json.RawMessage) string {
@@ -206,7 +214,7 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 		}
 		listed := map[string]bool{}
 		bad := 0
-		for _, raw := range l.containers {
+		for _, raw := range slices.Backward(l.containers) { // oldest first: rows are listed in the order they were made
 			row, err := n.container(raw)
 			if err != nil {
 				bad++
@@ -226,18 +234,29 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 				return err
 			}
 		}
-		if err := t.putImages(node, l.images); err != nil {
+		badImages, err := t.putImages(node, l.images)
+		if err != nil {
 			return err
 		}
-		if err := t.putNetworks(node, l.networks); err != nil {
+		badNetworks, err := t.putNetworks(node, l.networks)
+		if err != nil {
 			return err
 		}
-		if err := t.putVolumes(node, l.volumes); err != nil {
+		badVolumes, err := t.putVolumes(node, l.volumes)
+		if err != nil {
 			return err
 		}
 		note := ""
-		if bad > 0 {
-			note = fmt.Sprintf("bad answer: %d of %d containers in the list have a wrong shape", bad, len(l.containers))
+		for _, list := range []struct {
+			bad, items int
+			kind       string
+		}{{bad, len(l.containers), "containers"}, {badImages, len(l.images), "images"}, {badNetworks, len(l.networks), "networks"}, {badVolumes, len(l.volumes), "volumes"}} {
+			if list.bad > 0 {
+				note += fmt.Sprintf(", %d of %d %s", list.bad, list.items, list.kind)
+			}
+		}
+		if note != "" {
+			note = "bad answer: " + note[2:] + " in the list have a wrong shape"
 		}
 		_, err = t.exec("UPDATE nodes SET error = ?, confirmed = 1 WHERE id = ? AND (error <> ? OR confirmed = 0)", note, node, note)
 		return err

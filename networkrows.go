@@ -2,32 +2,43 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 )
 
-func (t *tx) putNetworks(node int64, list []json.RawMessage) error {
+// putNetworks makes a node's network rows what its engine lists. Items of a wrong
+// shape are counted and skipped; while there are any, no row is deleted.
+func (t *tx) putNetworks(node int64, list []json.RawMessage) (bad int, err error) {
 	known, err := t.summaries("SELECT network_id, summary FROM networks WHERE node_id = ?", node)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, raw := range list {
 		id, err := t.putNetworkRow(node, raw, known)
 		if err != nil {
-			return err
+			return bad, err
+		}
+		if id == "" {
+			bad++
 		}
 		delete(known, id)
 	}
+	if bad > 0 {
+		return bad, nil
+	}
 	for id := range known {
 		if _, err := t.exec("DELETE FROM networks WHERE node_id = ? AND network_id = ?", node, id); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return 0, nil
 }
 
+// putNetworkRow writes a network's row if it differs from the known one. It
+// returns the network's ID, or "" for an item of a wrong shape.
 func (t *tx) putNetworkRow(node int64, raw json.RawMessage, known map[string]string) (id string, err error) {
 	var n struct{ Id, Name, Driver, Scope, Created string }
 	text := summaryText(raw)
-	if json.Unmarshal(raw, &n) != nil || n.Id == "" || text == "" {
+	if json.Unmarshal(raw, &n) != nil || !validID(n.Id) || text == "" {
 		return "", nil
 	}
 	if old, ok := known[n.Id]; ok && old == text {
@@ -40,38 +51,50 @@ func (t *tx) putNetworkRow(node int64, raw json.RawMessage, known map[string]str
 // putNetwork writes one network as found by its ID, or deletes its row.
 func (t *tx) putNetwork(node int64, id string, found []json.RawMessage) error {
 	for _, raw := range found {
-		if got, err := t.putNetworkRow(node, raw, nil); err != nil || got == id {
+		got, err := t.putNetworkRow(node, raw, nil)
+		if err != nil || got == id {
 			return err
+		}
+		if got == "" {
+			return errors.New("bad list entry")
 		}
 	}
 	_, err := t.exec("DELETE FROM networks WHERE node_id = ? AND network_id = ?", node, id)
 	return err
 }
 
-func (t *tx) putVolumes(node int64, list []json.RawMessage) error {
+// putVolumes is putNetworks for volumes.
+func (t *tx) putVolumes(node int64, list []json.RawMessage) (bad int, err error) {
 	known, err := t.summaries("SELECT name, summary FROM volumes WHERE node_id = ?", node)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, raw := range list {
 		name, err := t.putVolumeRow(node, raw, known)
 		if err != nil {
-			return err
+			return bad, err
+		}
+		if name == "" {
+			bad++
 		}
 		delete(known, name)
 	}
+	if bad > 0 {
+		return bad, nil
+	}
 	for name := range known {
 		if _, err := t.exec("DELETE FROM volumes WHERE node_id = ? AND name = ?", node, name); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return 0, nil
 }
 
+// putVolumeRow is putNetworkRow for volumes.
 func (t *tx) putVolumeRow(node int64, raw json.RawMessage, known map[string]string) (name string, err error) {
 	var v struct{ Name, Driver, Scope, CreatedAt string }
 	text := summaryText(raw)
-	if json.Unmarshal(raw, &v) != nil || v.Name == "" || text == "" {
+	if json.Unmarshal(raw, &v) != nil || !validID(v.Name) || text == "" {
 		return "", nil
 	}
 	if old, ok := known[v.Name]; ok && old == text {

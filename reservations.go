@@ -32,14 +32,14 @@ func (t *tx) reservationToContainer(reservation int64, first *containerRow, engi
 	if err != nil {
 		return err // errNotFound: the node was taken out of the cluster meanwhile
 	}
+	n, err := t.nodeFace(node)
+	if err != nil {
+		return err
+	}
 	var id int64
 	var state string
 	err = t.get("SELECT id, state FROM containers WHERE container_id = ? AND node_id = ?", []any{first.id, node}, &id, &state)
 	if errors.Is(err, errNotFound) {
-		n, err := t.nodeFace(node)
-		if err != nil {
-			return err
-		}
 		if _, err := t.putContainer(n, first); err != nil {
 			return err
 		}
@@ -50,12 +50,16 @@ func (t *tx) reservationToContainer(reservation int64, first *containerRow, engi
 		return err
 	}
 	if state == "created" {
+		if _, err := t.exec("DELETE FROM ports WHERE container = ?", id); err != nil {
+			return err
+		}
 		if _, err := t.exec("UPDATE ports SET container = ?, reservation = NULL WHERE reservation = ?", id, reservation); err != nil {
 			return err
 		}
 	}
 	// The order matters to nobody: both run in one transaction, and the triggers keep the sums.
-	if _, err := t.exec("UPDATE containers SET inspected = 1, nano_cpus = ?, memory_bytes = ? WHERE id = ?", cpus, memory, id); err != nil {
+	if _, err := t.exec("UPDATE containers SET inspected = 1, nano_cpus = ?, memory_bytes = ?, counted = ? WHERE id = ?",
+		cpus, memory, n.countStopped || counts(state), id); err != nil {
 		return err
 	}
 	if _, err := t.exec("DELETE FROM reservations WHERE id = ?", reservation); err != nil {
