@@ -3,13 +3,20 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // standardCluster is what every scenario of testdata/placement starts from: three
@@ -137,4 +144,453 @@ func (sc *scheduler) placeBody(ctx context.Context, t testing.TB, name, body str
 		t.Fatal(err)
 	}
 	return sc.place(ctx, w)
+}
+
+// --- the ledger --------------------------------------------------------------
+
+func TestPlaceExplainsItself(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	st.sql(t, `INSERT INTO node_labels VALUES (1, 'storage', 'ssd', 'engine'), (2, 'storage', 'ssd', 'engine');
+		UPDATE nodes SET state = 'unhealthy' WHERE id = 2`)
+	sc := testScheduler(t, st, "spread")
+	if _, err := sc.placeBody(t.Context(), t, "web", `{"Image": "busybox", "Env": ["constraint:storage==ssd", "TOKEN=secret"],
+		"HostConfig": {"Memory": 1073741824, "NanoCpus": 2000000000, "Binds": ["data:/data"], "PortBindings": {"80/tcp": [{"HostPort": "80"}]}}}`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sc.placeBody(t.Context(), t, "big", `{"Image": "busybox", "HostConfig": {"Memory": 8589934592}}`); err == nil {
+		t.Error("8 GiB were placed on nodes of 4")
+	}
+	if _, err := sc.placeBody(t.Context(), t, "any", `{"Image": "busybox"}`); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ query, want string }{
+		{"SELECT name, outcome, node, reason FROM why", "any|reserved|node-3|spread chose node-3 of 2 that fit among 3 (score 200); 1 is not healthy\n" +
+			"big|refused||no node fits: 2 of 3 have less than 8GiB of memory free, 1 is not healthy\n" +
+			"web|reserved|node-1|spread chose node-1, the only one of 3 that fits (score 75); 1 fails constraint storage==ssd, 1 is not healthy"},
+		{"SELECT node, refused_by, score FROM placement_nodes WHERE placement_id = 1 ORDER BY node", "node-1||75\nnode-2|is not healthy|NULL\nnode-3|fails constraint storage==ssd|NULL"},
+		{"SELECT filter, clause, refused FROM placement_filters WHERE placement_id = 2 ORDER BY 3 DESC", "resources|have less than 8GiB of memory free|2\nhealth|is not healthy|1"},
+		{"SELECT request FROM placements WHERE id = 1", `{"constraints":["storage==ssd"],"memory_bytes":1073741824,"nano_cpus":2000000000,"ports":["80/tcp"],"volumes":["data"]}`},
+		{"SELECT count(*) FROM placements WHERE decide_us > 0", "3"},
+		{"SELECT host_ip, host_port, last_port, protocol FROM ports", "|80|80|tcp"},
+	} {
+		if got := st.all(t, tt.query); got != tt.want {
+			t.Errorf("%s:\n%s\nwant\n%s", tt.query, got, tt.want)
+		}
+	}
+	if dump := st.all(t, "SELECT * FROM placements"); strings.Contains(dump, "secret") {
+		t.Errorf("an environment value is in the ledger: %s", dump)
+	}
+}
+
+func TestPlaceOnManyNodesKeepsTheLedgerShort(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	manyNodes(t, st, 300)
+	sc := testScheduler(t, st, "spread")
+	if _, err := sc.placeBody(t.Context(), t, "web", `{"Image": "busybox", "HostConfig": {"Memory": 1073741824}}`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sc.placeBody(t.Context(), t, "none", `{"Image": "busybox", "Env": ["constraint:storage==tape"]}`); err == nil {
+		t.Error("placed against its constraint")
+	}
+	for _, tt := range []struct{ query, want string }{
+		{"SELECT name, score, fitting, reason FROM why JOIN placements USING (id, name) ORDER BY id",
+			"web|125|NULL|spread chose node-1 among 300 (score 125)\nnone|NULL|0|no node fits: 300 of 300 fail constraint storage==tape"},
+		{"SELECT placement_id, count(*) FROM placement_nodes GROUP BY 1", "2|50"},
+		{"SELECT clause, refused FROM placement_filters", "fail constraint storage==tape|300"},
+	} {
+		if got := st.all(t, tt.query); got != tt.want {
+			t.Errorf("%s:\n%s\nwant\n%s", tt.query, got, tt.want)
+		}
+	}
+}
+
+// manyNodes adds nodes like those of standardCluster, up to n.
+func manyNodes(t testing.TB, st *store, n int) {
+	t.Helper()
+	st.sql(t, fmt.Sprintf(`WITH RECURSIVE k (i) AS (SELECT 4 UNION ALL SELECT i + 1 FROM k WHERE i < %d)
+		INSERT INTO nodes (id, name, address, engine_id, state, cpus, memory_bytes, api_version)
+		SELECT i, 'node-' || i, 'tcp://10.0.' || (i / 256) || '.' || (i %% 256) || ':2375', 'ID-' || i, 'healthy', 4, 4294967296, '1.41' FROM k`, n))
+}
+
+func TestStrategyRandomCanBeRepeated(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	sc := testScheduler(t, st, "random")
+	for range 60 {
+		if _, err := sc.placeBody(t.Context(), t, "", `{"Image": "busybox"}`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := st.one(t, "SELECT count(DISTINCT node) FROM placements"); got != "3" {
+		t.Errorf("60 placements are on %s nodes, want 3", got)
+	}
+	if got := st.one(t, "SELECT count(*) FROM placements p WHERE node_id = (SELECT id FROM nodes ORDER BY shuffle(p.seed, id) LIMIT 1)"); got != "60" {
+		t.Errorf("the ledger's seed gives the same node again for %s of 60", got)
+	}
+}
+
+func TestSchedulerUsesOnlyTheFiltersItIsGiven(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	w := `{"Image": "busybox", "Env": ["constraint:storage==tape"], "HostConfig": {"Memory": 8589934592}}`
+	for filter, want := range map[string]string{
+		"health":     "",
+		"constraint": "no node fits: 3 of 3 fail constraint storage==tape",
+		"resources":  "no node fits: 3 of 3 have less than 8GiB of memory free",
+	} {
+		got := ""
+		if _, err := testScheduler(t, st, "spread", filter).placeBody(t.Context(), t, "", w); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("place with filter %s alone = %q, want %q", filter, got, want)
+		}
+	}
+}
+
+func TestSchedulerRefusesUnknownNames(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ strategy, filter, want string }{
+		{"fastest", "health", `strategy "fastest": expected spread, binpack or random`},
+		{"spread", "healthy", `filter "healthy": expected one of health, availability, api, dependency, constraint, whitelist, affinity, port, containerslots, resources`},
+	} {
+		if _, err := newScheduler(nil, nil, tt.strategy, []string{tt.filter}); err == nil || err.Error() != tt.want {
+			t.Errorf("newScheduler(%s, %s) = %v, want %s", tt.strategy, tt.filter, err, tt.want)
+		}
+	}
+}
+
+func TestPlaceLeavesOutNodesThatDidNotAnswer(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	sc := testScheduler(t, st, "spread")
+	w := &workload{kind: "container", swarmID: "s"}
+	for _, want := range []string{"node-1", "node-2", "node-3"} {
+		p, err := sc.place(t.Context(), w)
+		if err != nil || p.nodeName != want {
+			t.Fatalf("place without %v = %v, %v, want %s", w.exclude, p, err, want)
+		}
+		if err := st.release(t.Context(), p, "moved", "no answer to a ping", 0); err != nil {
+			t.Fatal(err)
+		}
+		w.exclude = append(w.exclude, p.node)
+	}
+	if _, err := sc.place(t.Context(), w); err == nil || err.Error() != "no node fits: 3 of 3 did not answer" {
+		t.Errorf("place without %v = %v, want a refusal", w.exclude, err)
+	}
+	if got := st.all(t, "SELECT outcome, node FROM placements ORDER BY id"); got != "moved|node-1\nmoved|node-2\nmoved|node-3\nrefused|" {
+		t.Errorf("ledger: %s", got)
+	}
+	if got := st.all(t, overcommitted); got != "" {
+		t.Errorf("after release: %s", got)
+	}
+}
+
+func TestPlaceOfNetworksAndVolumesReservesNothing(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	st.sql(t, "UPDATE nodes SET slots = 0 WHERE id = 1") // slots are for containers
+	p, err := testScheduler(t, st, "spread").place(t.Context(), &workload{kind: "network", name: "front"})
+	if err != nil || p.nodeName != "node-1" {
+		t.Errorf("place = %v, %v, want node-1", p, err)
+	}
+	if got := st.one(t, "SELECT (SELECT count(*) FROM reservations), kind, outcome, node, score FROM placements"); got != "0|network|reserved|node-1|200" {
+		t.Errorf("reservations|kind|outcome|node|score = %s", got)
+	}
+}
+
+func TestConstraintsSeeWhatAnEngineSaysOfItself(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	ids, err := st.setNodes(t.Context(), []string{"tcp://10.0.0.1:2375", "tcp://10.0.0.2:2375"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, addr := range ids {
+		name := "host-" + strings.Split(addr, ".")[3][:1]
+		facts := &nodeFacts{info: engineInfo{ID: "ID-" + name, Name: name, NCPU: 2, MemTotal: 1 << 30, Driver: "overlay2", KernelVersion: "6.1.0",
+			OperatingSystem: "Debian GNU/Linux 12", OSType: "linux", Architecture: "x86_64",
+			Labels: []string{"storage=" + name, "ostype=fake", "node=fake", "nonsense", "containerslots=7"}}, api: 1041, min: 1012}
+		up, err := st.nodeUp(t.Context(), id, facts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(up.warnings) != 3 {
+			t.Errorf("warnings %q, want one each for ostype, node and nonsense", up.warnings)
+		}
+		if err := st.nodeHealthy(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st.sql(t, "UPDATE node_labels SET source = 'operator', value = 'mine' WHERE key = 'storage' AND value = 'host-2'")
+	sc := testScheduler(t, st, "spread")
+	for constraint, want := range map[string]string{
+		"storage==host-1": "host-1", "storage==mine": "host-2", "node==host-2": "host-2", "node==ID-host-1": "host-1",
+		"storagedriver==overlay2": "any", "kernelversion==6.1*": "any", "operatingsystem==/Debian/": "any", "ostype==linux": "any", "architecture==x86_64": "any",
+		"ostype==fake": "", "node==fake": "", "containerslots==7": "any", "storage==host-2": "",
+	} {
+		p, err := sc.placeBody(t.Context(), t, "", `{"Image": "busybox", "Env": ["constraint:`+constraint+`"]}`)
+		switch {
+		case err != nil && want != "", err == nil && want == "":
+			t.Errorf("place with constraint %s: %v, want %q", constraint, err, want)
+		case err == nil && want != "any" && p.nodeName != want:
+			t.Errorf("place with constraint %s = %s, want %s", constraint, p.nodeName, want)
+		}
+	}
+	if got := st.one(t, "SELECT group_concat(DISTINCT slots) FROM nodes"); got != "7" {
+		t.Errorf("slots %s, want 7", got)
+	}
+	// A node that comes back with other labels keeps what the operator set.
+	for id, addr := range ids {
+		if strings.Contains(addr, "10.0.0.2") {
+			if _, err := st.nodeUp(t.Context(), id, &nodeFacts{info: engineInfo{ID: "ID-host-2", Name: "host-2", Labels: []string{"storage=tape"}}}); err != nil {
+				t.Fatal(err)
+			}
+			if got := st.one(t, "SELECT value, source FROM node_labels WHERE key = 'storage' AND node_id = ?", id); got != "mine|operator" {
+				t.Errorf("label %s after the node came back, want the operator's", got)
+			}
+		}
+	}
+}
+
+// --- properties --------------------------------------------------------------
+
+// overcommitted lists what must never be, whatever was placed: nodes that promise
+// more than they have, names that are used twice, ports that are promised twice, and
+// sums that are not what the rows add up to.
+const overcommitted = `
+	SELECT 'room', name FROM node_load WHERE used_memory_bytes > memory_bytes OR used_nano_cpus > nano_cpus OR containers > slots
+	UNION ALL SELECT 'name', name FROM (SELECT name FROM containers UNION ALL SELECT name FROM reservations) GROUP BY name HAVING count(*) > 1
+	UNION ALL SELECT 'port', node_id || ':' || host_port FROM ports WHERE last_port = host_port GROUP BY node_id, host_ip, host_port, protocol HAVING count(*) > 1
+	UNION ALL SELECT 'sums', name FROM nodes n WHERE (containers, used_nano_cpus, used_memory_bytes) <> (
+		SELECT count(*), coalesce(sum(nano_cpus), 0), coalesce(sum(memory_bytes), 0) FROM (
+			SELECT nano_cpus, memory_bytes FROM containers WHERE node_id = n.id AND counted
+			UNION ALL SELECT nano_cpus, memory_bytes FROM reservations WHERE node_id = n.id))`
+
+// atOnce runs f(0) to f(n-1), each in a goroutine of its own, and waits for all.
+func atOnce(n int, f func(int)) {
+	var wg sync.WaitGroup
+	begin := make(chan struct{})
+	for i := range n {
+		wg.Go(func() {
+			<-begin
+			f(i)
+		})
+	}
+	close(begin)
+	wg.Wait()
+}
+
+func TestPlaceAtOnceFillsTheClusterToTheLastPlace(t *testing.T) {
+	t.Parallel()
+	for _, strategyName := range []string{"spread", "binpack", "random"} {
+		t.Run(strategyName, func(t *testing.T) {
+			t.Parallel()
+			st := testStore(t)
+			st.sql(t, standardCluster)
+			// Room for 40, 60 and 50: by memory, by CPUs, and by slots.
+			st.sql(t, `UPDATE nodes SET memory_bytes = 40 * 67108864 WHERE id = 1; UPDATE nodes SET cpus = 6 WHERE id = 2; UPDATE nodes SET slots = 50, cpus = 64 WHERE id = 3`)
+			sc := testScheduler(t, st, strategyName)
+			var placed, refused atomic.Int32
+			atOnce(200, func(i int) {
+				_, err := sc.placeBody(t.Context(), t, "web-"+strconv.Itoa(i), `{"Image": "busybox", "HostConfig": {"Memory": 67108864, "NanoCpus": 100000000}}`)
+				switch {
+				case err == nil:
+					placed.Add(1)
+				case errors.As(err, new(*noNodeError)):
+					refused.Add(1)
+				default:
+					t.Errorf("place: %v", err)
+				}
+			})
+			if placed.Load() != 150 || refused.Load() != 50 {
+				t.Errorf("%d placed, %d refused, want 150 and 50", placed.Load(), refused.Load())
+			}
+			if got := st.all(t, overcommitted); got != "" {
+				t.Errorf("overcommitted: %s", got)
+			}
+			if got := st.one(t, "SELECT count(*), sum(outcome = 'reserved'), sum(outcome = 'refused') FROM placements"); got != "200|150|50" {
+				t.Errorf("ledger has %s, want 200|150|50", got)
+			}
+		})
+	}
+}
+
+func TestPlaceAtOnceGivesANameOnce(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	sc := testScheduler(t, st, "spread")
+	var placed, taken atomic.Int32
+	atOnce(200, func(i int) {
+		_, err := sc.placeBody(t.Context(), t, "web-"+strconv.Itoa(i%40), `{"Image": "busybox"}`)
+		switch {
+		case err == nil:
+			placed.Add(1)
+		case errors.As(err, new(*errNameTaken)):
+			taken.Add(1)
+		default:
+			t.Errorf("place: %v", err)
+		}
+	})
+	if placed.Load() != 40 || taken.Load() != 160 {
+		t.Errorf("%d placed, %d times taken, want 40 and 160", placed.Load(), taken.Load())
+	}
+	if got := st.all(t, overcommitted); got != "" {
+		t.Errorf("overcommitted: %s", got)
+	}
+}
+
+func TestPlaceAtOnceFindsNamesForThoseWithout(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	sc := testScheduler(t, st, "random")
+	var names sync.Map
+	atOnce(200, func(int) {
+		p, err := sc.placeBody(t.Context(), t, "", `{"Image": "busybox"}`)
+		if err != nil {
+			t.Errorf("place: %v", err)
+			return
+		}
+		if _, twice := names.LoadOrStore(p.name, true); twice || p.name == "" {
+			t.Errorf("name %q was given twice, or is none", p.name)
+		}
+	})
+	if got := st.one(t, "SELECT count(DISTINCT name) FROM reservations"); got != "200" {
+		t.Errorf("%s names reserved, want 200", got)
+	}
+}
+
+func TestPlaceAtOnceKeepsFirstUsersOfAVolumeTogether(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	sc := testScheduler(t, st, "spread")
+	atOnce(60, func(i int) {
+		volume := "vol-" + strconv.Itoa(i%6)
+		bodies := []string{`{"Image": "busybox", "HostConfig": {"Binds": ["` + volume + `:/data"]}}`,
+			`{"Image": "busybox", "HostConfig": {"Mounts": [{"Type": "volume", "Source": "` + volume + `", "Target": "/data"}]}}`}
+		if _, err := sc.placeBody(t.Context(), t, "", bodies[i/6%2]); err != nil {
+			t.Errorf("place: %v", err)
+		}
+	})
+	if got := st.all(t, "SELECT j.value, count(DISTINCT node_id), count(*) FROM reservations, json_each(volumes) j GROUP BY 1 ORDER BY 1"); got !=
+		"vol-0|1|10\nvol-1|1|10\nvol-2|1|10\nvol-3|1|10\nvol-4|1|10\nvol-5|1|10" {
+		t.Errorf("volume|nodes|users:\n%s\nwant one node for the ten users of each", got)
+	}
+	if got := st.one(t, "SELECT count(DISTINCT node_id) FROM reservations"); got != "3" {
+		t.Errorf("the volumes are on %s nodes, want 3", got)
+	}
+}
+
+func TestPlaceAtOnceGivesAPortOncePerNode(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	sc := testScheduler(t, st, "spread")
+	var placed atomic.Int32
+	atOnce(60, func(i int) {
+		// Three nodes, each with 8080 once and two of 9000-9001.
+		port := []string{"8080", "9000-9001"}[i%2]
+		if _, err := sc.placeBody(t.Context(), t, "", `{"Image": "busybox", "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "`+port+`"}]}}}`); err == nil {
+			placed.Add(1)
+		}
+	})
+	if placed.Load() != 9 {
+		t.Errorf("%d placed, want 3 with port 8080 and 6 with one of two", placed.Load())
+	}
+	if got := st.all(t, overcommitted); got != "" {
+		t.Errorf("overcommitted: %s", got)
+	}
+}
+
+// TestCreateAtOnceOverHTTP sends 200 creates for 160 names to a cluster that has
+// room for just these.
+func TestCreateAtOnceOverHTTP(t *testing.T) {
+	t.Parallel()
+	var engines []*fakeEngine
+	for range 5 {
+		engines = append(engines, newFakeEngine(t, func(e *fakeEngine) { e.memory = 32 << 28 }))
+	}
+	c, url := testCluster(t, engines...)
+	var statuses sync.Map
+	atOnce(200, func(i int) {
+		resp, err := http.Post(url+"/v1.41/containers/create?name=web-"+strconv.Itoa(i%160), "application/json",
+			strings.NewReader(`{"Image": "busybox", "HostConfig": {"Memory": 268435456}}`))
+		if err != nil {
+			t.Errorf("create: %v", err)
+			return
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		if n, _ := statuses.LoadOrStore(resp.StatusCode, new(atomic.Int32)); n.(*atomic.Int32).Add(1) == 1 && resp.StatusCode == http.StatusServiceUnavailable {
+			t.Errorf("refused: %s", body)
+		}
+	})
+	got := map[any]int32{}
+	statuses.Range(func(k, v any) bool { got[k] = v.(*atomic.Int32).Load(); return true })
+	if got[http.StatusCreated] != 160 || got[http.StatusConflict] != 40 || len(got) != 2 {
+		t.Errorf("statuses %v, want 160 × 201 and 40 × 409", got)
+	}
+	names := map[string]bool{}
+	for _, e := range engines {
+		for _, name := range e.containerNames() {
+			if names[name] {
+				t.Errorf("%s is on two engines", name)
+			}
+			names[name] = true
+		}
+		if n := len(e.containerNames()); n != 32 {
+			t.Errorf("%s has %d containers, want 32", e.name, n)
+		}
+	}
+	eventually(t, 10*time.Second, func() error {
+		if got := c.store.all(t, "SELECT (SELECT count(*) FROM containers WHERE counted), (SELECT count(*) FROM reservations), (SELECT count(*) FROM placements WHERE outcome = 'created')"); got != "160|0|160" {
+			return fmt.Errorf("containers|reservations|created = %s, want 160|0|160", got)
+		}
+		return nil
+	})
+	if got := c.store.all(t, overcommitted); got != "" {
+		t.Errorf("overcommitted: %s", got)
+	}
+}
+
+// testCluster is the manager without its command line: a cluster over these
+// engines, all healthy, and its endpoint's address.
+func testCluster(t testing.TB, engines ...*fakeEngine) (*cluster, string) {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	st := testStore(t)
+	if err := st.begin(t.Context(), managerRow{version: "test", strategy: "spread"}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ns := newNodes(log, st, nil)
+	t.Cleanup(func() { cancel(); ns.wait() })
+	var addresses []string
+	for _, e := range engines {
+		addresses = append(addresses, "tcp://"+e.addr())
+	}
+	if err := ns.set(ctx, addresses); err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{log: log, store: st, nodes: ns, scheduler: testScheduler(t, st, "spread"), names: "plain", base: ctx}
+	server := httptest.NewServer(newAPI(c, log, "test", nil))
+	t.Cleanup(server.Close)
+	eventually(t, 20*time.Second, func() error {
+		if got := st.all(t, "SELECT count(*) FROM nodes WHERE state = 'healthy'"); got != strconv.Itoa(len(engines)) {
+			return fmt.Errorf("%s of %d nodes are healthy", got, len(engines))
+		}
+		return nil
+	})
+	return c, server.URL
 }
