@@ -91,6 +91,8 @@ const usage = `swarmlite makes many Docker hosts one Docker endpoint.
 Usage:
   swarmlite [flags] [ADDRESS ...]   run the manager over these engines
   swarmlite manage …                the same
+  swarmlite explain [docker run flags] IMAGE
+                                    show where a container would go, and why
   swarmlite sql 'select …'          query the database, read-only
   swarmlite version                 print the version
 

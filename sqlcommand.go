@@ -23,7 +23,8 @@ import (
 // commands are what swarmlite does beside being the manager. They read the
 // manager's database, whether it runs or not, and change nothing.
 var commands = map[string]func(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error{
-	"sql": sqlCommand,
+	"explain": explainCommand,
+	"sql":     sqlCommand,
 }
 
 const sqlUsage = `Usage: swarmlite sql [flags] 'select …'

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"net/url"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// Every scenario of testdata/placement is an oracle: explain must name the node, or
+// the refusal, that place then comes to, and leave the database as it was.
+func TestExplainDecidesAsPlaceDoes(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/placement/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			t.Parallel()
+			s := readScenario(t, file)
+			u, err := url.Parse(s.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			version, _ := splitVersion(u.Path)
+			for _, want := range s.want {
+				if want[0] == "random" {
+					continue // its seed is drawn anew
+				}
+				st := testStore(t)
+				st.sql(t, standardCluster)
+				st.sql(t, s.sql)
+				w, _, err := readCreate([]byte(s.body), &call{version: version, query: u.Query()})
+				if err != nil {
+					continue // does not come as far as placement
+				}
+				sc := testScheduler(t, st, want[0])
+				before := st.one(t, ledgerRows)
+				db, err := openReader(t.Context(), st.path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer db.Close()
+				var x *explanation
+				if err := readTx(t.Context(), db, func(t *tx) error { x, err = sc.explain(t, w); return err }); err != nil {
+					t.Fatal(err)
+				}
+				if after := st.one(t, ledgerRows); after != before {
+					t.Errorf("%s rows in the ledger after explain, %s before", after, before)
+				}
+				p, err := sc.place(t.Context(), w)
+				if err != nil && (x.Node != "" || x.Message != err.Error()) {
+					t.Errorf("%s: explain = %q %q, place = %v", want[0], x.Node, x.Message, err)
+				}
+				if err == nil && x.Node != p.nodeName {
+					t.Errorf("%s: explain = %q %q, place chose %s", want[0], x.Node, x.Message, p.nodeName)
+				}
+				if errors.As(err, new(*errNameTaken)) {
+					continue
+				}
+				ledger := st.all(t, "SELECT node, refused_by, coalesce(score, '') FROM placement_nodes ORDER BY address")
+				got := map[string]string{}
+				for _, n := range x.Nodes {
+					score := ""
+					if n.Score != nil {
+						score = jsonText(*n.Score)
+					}
+					got[n.Node] = n.Node + "|" + n.RefusedBy + "|" + score
+				}
+				for _, line := range strings.Split(strings.TrimSpace(ledger), "\n") {
+					node, _, _ := strings.Cut(line, "|")
+					if line != "" && got[node] != line {
+						t.Errorf("%s: explain has %q, the ledger %q", want[0], got[node], line)
+					}
+				}
+			}
+		})
+	}
+}
+
+const ledgerRows = "SELECT (SELECT count(*) FROM placements) + (SELECT count(*) FROM placement_nodes) + (SELECT count(*) FROM reservations)"
+
+const explainCluster = standardCluster + `;
+	UPDATE nodes SET used_memory_bytes = 3221225472, containers = 2, slots = 5 WHERE id = 1;
+	UPDATE nodes SET state = 'unhealthy' WHERE id = 3;
+	INSERT INTO node_labels VALUES (1, 'storage', 'ssd', 'engine'), (2, 'storage', 'ssd', 'engine')`
+
+func TestExplainCommand(t *testing.T) {
+	t.Parallel()
+	_, path := clusterFile(t, explainCluster)
+	got, err := swarmlite(t, "explain", "-db", path, "-it", "--rm", "-m", "512m", "-e", "constraint:storage==ssd", "-e", "affinity:image==~redis", "nginx", "-m", "9g")
+	want := `NODE     FITS   SCORE   WISHES   CONTAINERS   FREE CPUS   FREE MEMORY   FREE SLOTS   REFUSED BECAUSE IT
+node-2   yes    112     0 of 1   0            4.00        4GiB          -            
+node-1   yes    187     0 of 1   2            4.00        1GiB          3            
+node-3   no     -       0 of 1   0            4.00        4GiB          -            is not healthy
+
+spread would choose node-2: 2 of 3 fit
+`
+	if err != nil || got != want {
+		t.Errorf("explain: %v\n%s\nwant\n%s", err, got, want)
+	}
+	got, err = swarmlite(t, "explain", "--memory=8g", "--db="+path, "nginx")
+	if err == nil || !strings.HasPrefix(err.Error(), "no node fits: 2 of 3 have less than 8GiB of memory free, 1 is not healthy") {
+		t.Errorf("explain of too much memory: %v\n%s", err, got)
+	}
+	got, err = swarmlite(t, "explain", "-db", path, "-m2g", "-json", "nginx")
+	var x explanation
+	if e := json.Unmarshal([]byte(got), &x); e != nil || err != nil {
+		t.Fatal(got, e, err)
+	}
+	if x.Node != "node-2" || x.Fitting != 1 || len(x.Nodes) != 3 || x.Nodes[1].Filter == "" || x.Nodes[0].Rank != 1 || x.Nodes[1].Rank != 0 {
+		t.Errorf("explain -json = %s", got)
+	}
+}
+
+func TestExplainCommandRefusals(t *testing.T) {
+	t.Parallel()
+	_, path := clusterFile(t, explainCluster)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--memroy", "1g", "nginx"}, "explain: unknown flag: --memroy; swarmlite explain -h tells more"},
+		{[]string{"-itx", "nginx"}, "explain: unknown shorthand flag: 'x' in -itx; swarmlite explain -h tells more"},
+		{[]string{"--name"}, "explain: flag needs an argument: --name; swarmlite explain -h tells more"},
+		{[]string{"-m", "1g"}, "explain: expected an image behind the flags; swarmlite explain -h tells more"},
+		{[]string{"-m", "much", "nginx"}, `explain: invalid argument "much" for --memory: invalid size: 'much'; swarmlite explain -h tells more`},
+		{[]string{"-e", "constraint:storage=ssd", "nginx"}, `explain: constraint "storage=ssd": expected == or !=`},
+	} {
+		if _, err := swarmlite(t, append([]string{"explain", "-db", path}, c.args...)...); err == nil || err.Error() != c.want {
+			t.Errorf("explain %q: %v\nwant %s", c.args, err, c.want)
+		}
+	}
+}
+
+// The bodies wanted here are what docker 28.2 was seen to send.
+func TestCreateFlagsReadAsDockerDoes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ line, want string }{
+		{"nginx -m 1g", `{"Image":"nginx"}`},
+		{"-dit --rm --init=false -c 512 nginx", `{"Image":"nginx","HostConfig":{"CpuShares":512}}`},
+		{"--cpus 1.5 --memory=512m --memory-reservation 256m nginx", `{"Image":"nginx","HostConfig":{"NanoCpus":1500000000,"Memory":536870912,"MemoryReservation":268435456}}`},
+		{"--cpu-quota 50000 --cpu-period 100000 nginx", `{"Image":"nginx","HostConfig":{"CpuQuota":50000,"CpuPeriod":100000}}`},
+		{"-p 8080:80 -p127.0.0.1:53:53/udp --publish=90 nginx", `{"Image":"nginx","HostConfig":{"PortBindings":{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"53/udp":[{"HostIp":"127.0.0.1","HostPort":"53"}],"90/tcp":[{"HostIp":"","HostPort":""}]}}}`},
+		{"-p published=8080,target=80,protocol=udp nginx", `{"Image":"nginx","HostConfig":{"PortBindings":{"80/udp":[{"HostIp":"","HostPort":"8080"}]}}}`},
+		{"-p 8000-8001:80-81 nginx", `{"Image":"nginx","HostConfig":{"PortBindings":{"80/tcp":[{"HostIp":"","HostPort":"8000"}],"81/tcp":[{"HostIp":"","HostPort":"8001"}]}}}`},
+		{"-e A=1 -eB=2 -l k=v --label empty nginx", `{"Image":"nginx","Env":["A=1","B=2"],"Labels":{"k":"v","empty":""}}`},
+		{"--network one --net name=two,alias=x nginx", `{"Image":"nginx","HostConfig":{"NetworkMode":"one"},"NetworkingConfig":{"EndpointsConfig":{"one":{},"two":{}}}}`},
+		{"--network container:db --ipc container:a --pid container:b --link c:d --volumes-from e:ro nginx", `{"Image":"nginx","HostConfig":{"NetworkMode":"container:db","IpcMode":"container:a","PidMode":"container:b","Links":["c:d"],"VolumesFrom":["e:ro"]}}`},
+		{"-v data:/data -v /anonymous --mount src=vol,dst=/x --mount type=bind,source=/a,target=/b,readonly nginx", `{"Image":"nginx","HostConfig":{"Binds":["data:/data"],"Mounts":[{"Type":"volume","Source":"vol","Target":"/x"},{"Type":"bind","Source":"/a","Target":"/b"}]}}`},
+		{"--gpus all nginx", `{"Image":"nginx","HostConfig":{"DeviceRequests":[{"Capabilities":[["gpu"]],"Count":-1}]}}`},
+		{"--gpus 2 --runtime nvidia nginx", `{"Image":"nginx","HostConfig":{"DeviceRequests":[{"Capabilities":[["gpu"]],"Count":2}],"Runtime":"nvidia"}}`},
+		{`--gpus "device=0,1" nginx`, `{"Image":"nginx","HostConfig":{"DeviceRequests":[{"Capabilities":[["gpu"]],"DeviceIDs":["0","1"]}]}}`},
+		{"--sig-proxy=false --detach-keys ctrl-a --ulimit nofile=1 -h host -u 0 -w / -a stdout -- nginx sh -c true", `{"Image":"nginx"}`},
+	} {
+		args := strings.Fields(c.line)
+		var f createFlags
+		if err := f.parse(args); err != nil {
+			t.Errorf("%s: %v", c.line, err)
+			continue
+		}
+		var got, want createRequest
+		if err := json.Unmarshal([]byte(c.want), &want); err != nil {
+			t.Fatal(c.want, err)
+		}
+		if err := json.Unmarshal([]byte(jsonText(f.body)), &got); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s:\ngot  %s\nwant %s", c.line, jsonText(f.body), jsonText(want))
+		}
+	}
+}
+
+// The CLI's own help is the list: a flag that it has and we do not know would be refused.
+func TestCreateFlagsKnowsEveryFlagOfTheCLI(t *testing.T) {
+	t.Parallel()
+	needLab(t)
+	for _, command := range []string{"create", "run"} {
+		help := dockerOK(t, "unix:///nowhere", command, "--help")
+		_, help, _ = strings.Cut(help, "Options:")
+		found := 0
+		for _, line := range strings.Split(help, "\n") {
+			fields := strings.Fields(line)
+			if len(fields) > 0 && len(fields[0]) == 3 && fields[0][0] == '-' && fields[0][2] == ',' {
+				fields = fields[1:]
+			}
+			if len(fields) == 0 || !strings.HasPrefix(fields[0], "--") || fields[0] == "--help" || !strings.HasPrefix(strings.TrimLeft(line, " "), "-") {
+				continue
+			}
+			found++
+			// A switch is followed by its description, which begins with a capital and has blanks before it.
+			value := !strings.Contains(line, fields[0]+"  ")
+			var f createFlags
+			args := []string{fields[0], "x", "image"}
+			if !value {
+				args = []string{fields[0], "image"}
+			}
+			err := f.parse(args)
+			if err != nil && !strings.HasPrefix(err.Error(), "invalid argument") || err == nil && f.body.Image != "image" {
+				t.Errorf("docker %s %s: %v, image %q", command, fields[0], err, f.body.Image)
+			}
+		}
+		if found < 90 {
+			t.Errorf("%d flags in docker %s --help, want more than 90", found, command)
+		}
+	}
+}
