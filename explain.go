@@ -158,7 +158,7 @@ func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 	case taken != nil:
 		x.Message = taken.Error()
 	case fitting == 0:
-		x.Message = refused.Error()
+		x.Message = refused.full()
 	default:
 		x.Node = x.Nodes[0].Node
 		x.Message = fmt.Sprintf("%s would choose %s: %d of %d fit", sc.strategy, x.Node, fitting, len(all))

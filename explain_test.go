@@ -53,7 +53,7 @@ func TestExplainDecidesAsPlaceDoes(t *testing.T) {
 					t.Errorf("%s rows in the ledger after explain, %s before", after, before)
 				}
 				p, err := sc.place(t.Context(), w)
-				if err != nil && (x.Node != "" || x.Message != err.Error()) {
+				if err != nil && (x.Node != "" || x.Message != asRefusal(err).Error()) {
 					t.Errorf("%s: explain = %q %q, place = %v", want[0], x.Node, x.Message, err)
 				}
 				if err == nil && x.Node != p.nodeName {
@@ -104,7 +104,7 @@ spread would choose node-2: 2 of 3 fit
 		t.Errorf("explain: %v\n%s\nwant\n%s", err, got, want)
 	}
 	got, err = swarmlite(t, "explain", "--memory=8g", "--db="+path, "nginx")
-	if err == nil || !strings.HasPrefix(err.Error(), "no node fits: 2 of 3 have less than 8GiB of memory free, 1 is not healthy") {
+	if want := "no node fits: 2 of 3 have less than 8GiB of memory free, 1 is not healthy (node-1, node-2; node-3); the largest node that qualifies is node-1 with 4GiB of memory in all"; err == nil || err.Error() != want {
 		t.Errorf("explain of too much memory: %v\n%s", err, got)
 	}
 	got, err = swarmlite(t, "explain", "-db", path, "-m2g", "-json", "nginx")

@@ -144,44 +144,6 @@ func filterList(fs []filter) []string {
 	return names
 }
 
-// noNodeError is a refusal: how many nodes each clause refused.
-type noNodeError struct {
-	nodes  int
-	counts []refusal // most first
-	tied   string    // where the workload would have to go, and why it cannot
-}
-
-type refusal struct {
-	clause clause
-	nodes  int
-	names  []string // of those nodes
-}
-
-func (r refusal) words() string {
-	if r.nodes == 1 {
-		return r.clause.one
-	}
-	return r.clause.many
-}
-
-func (e *noNodeError) Error() string {
-	if e.nodes == 0 {
-		return "no node fits: the cluster has no nodes"
-	}
-	if e.tied != "" {
-		return "no node fits: " + e.tied
-	}
-	var parts []string
-	for i, r := range e.counts {
-		if i == 0 {
-			parts = append(parts, fmt.Sprintf("%d of %d %s", r.nodes, e.nodes, r.words()))
-		} else {
-			parts = append(parts, fmt.Sprintf("%d %s", r.nodes, r.words()))
-		}
-	}
-	return "no node fits: " + strings.Join(parts, ", ")
-}
-
 // errNameTaken refuses a name that a container or a create under way has.
 type errNameTaken struct{ name, holder, node string }
 
@@ -468,8 +430,9 @@ func (q *query) judge(t *tx, e *noNodeError) (all []judged, fitting int, err err
 	sort.SliceStable(e.counts, func(a, b int) bool { return e.counts[a].nodes > e.counts[b].nodes })
 	if fitting = len(refused[0]); fitting == 0 {
 		e.tied = q.tied(all)
+		e.most, err = q.most(t)
 	}
-	return all, fitting, nil
+	return all, fitting, err
 }
 
 // look judges every node, stores the outcome beside the placement and words it in
@@ -566,9 +529,10 @@ func exprTexts(exprs []expr) (texts []string) {
 // asRefusal gives a scheduling error its status. "no node fits" is 503 and never
 // 404, on which clients pull the image.
 func asRefusal(err error) error {
+	var none *noNodeError
 	switch {
-	case errors.As(err, new(*noNodeError)):
-		return errorf(http.StatusServiceUnavailable, "%v", err)
+	case errors.As(err, &none):
+		return errorf(http.StatusServiceUnavailable, "%s", none.full())
 	case errors.As(err, new(*errNameTaken)), errors.As(err, new(*errPortTaken)):
 		return errorf(http.StatusConflict, "%v", err)
 	}
