@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -33,7 +34,7 @@ func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 		}
 	}
 	rows, err := c.store.query(r.Context(), `
-		SELECT c.container_id, c.name, c.image, c.image_id, c.state, c.created_at, c.status_head, c.status_at, c.status_tail,
+		SELECT c.id, c.container_id, c.name, c.image, c.image_id, c.state, c.created_at, c.status_head, c.status_at, c.status_tail,
 		       c.summary, n.name, n.ip, n.state
 		  FROM containers c JOIN nodes n ON n.id = c.node_id
 		 ORDER BY c.created_at DESC, c.id DESC`)
@@ -47,7 +48,7 @@ func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 	shown := 0
 	for rows.Next() && (l.limit <= 0 || shown < l.limit) {
 		e := &listed{}
-		if err := rows.Scan(&e.id, &e.name, &e.image, &e.imageID, &e.state, &e.created, &e.head, &e.at, &e.tail,
+		if err := rows.Scan(&e.row, &e.id, &e.name, &e.image, &e.imageID, &e.state, &e.created, &e.head, &e.at, &e.tail,
 			&e.summary, &e.node, &e.nodeIP, &e.nodeState); err != nil {
 			return err
 		}
@@ -80,7 +81,7 @@ type containerLister struct {
 	now             time.Time
 	exited          map[string]bool
 	publish, expose map[string]bool
-	ancestors       map[string]bool
+	ids, ancestors  map[string]bool
 	isTask, taskSet bool
 	before, since   *listedAge
 	sizes           map[string]containerSize
@@ -88,10 +89,15 @@ type containerLister struct {
 	relayed         map[string]map[relayedPort]int // by container ID, with -relay-ports
 }
 
-// listedAge is the place of a container in the list's order.
+// listedAge is the place of a container in the list's order: the second it was
+// made in, and within one second the order of the rows.
 type listedAge struct {
 	created int64
-	id      int64
+	row     int64
+}
+
+func (a *listedAge) compare(b *listedAge) int {
+	return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.row, b.row))
 }
 
 type containerSize struct{ SizeRw, SizeRootFs json.RawMessage }
@@ -143,6 +149,11 @@ func (c *cluster) newContainerLister(ctx context.Context, call *call) (*containe
 	if l.expose, err = f.portSet("expose"); err != nil {
 		return nil, err
 	}
+	if f.has("id") {
+		if l.ids, err = c.wholeIDs(ctx, f["id"]); err != nil {
+			return nil, err
+		}
+	}
 	if f.has("ancestor") {
 		if l.ancestors, err = c.descendants(ctx, f["ancestor"]); err != nil {
 			return nil, err
@@ -168,8 +179,30 @@ func (c *cluster) age(ctx context.Context, refs []string) (*listedAge, error) {
 		return nil, errorf(http.StatusNotFound, "No such container: %s", refs[0])
 	}
 	a := &listedAge{}
-	err = c.store.get(ctx, "SELECT created_at, id FROM containers WHERE container_id = ? AND node_id = ?", []any{found[0].id, found[0].node}, &a.created, &a.id)
+	err = c.store.get(ctx, "SELECT created_at, id FROM containers WHERE container_id = ? AND node_id = ?", []any{found[0].id, found[0].node}, &a.created, &a.row)
 	return a, err
+}
+
+// wholeIDs are the containers that the filter id names: each by its ID or a prefix
+// that only one has. Others match nothing, as on an engine.
+func (c *cluster) wholeIDs(ctx context.Context, refs []string) (map[string]bool, error) {
+	ids := map[string]bool{}
+	for _, ref := range refs {
+		if !isHex(ref) {
+			continue
+		}
+		var count int
+		var id string
+		err := c.store.get(ctx, "SELECT count(DISTINCT container_id), coalesce(min(container_id), '') FROM containers WHERE container_id >= ? AND container_id < ?",
+			[]any{ref, ref + "g"}, &count, &id)
+		if err != nil {
+			return nil, err
+		}
+		if count == 1 {
+			ids[id] = true
+		}
+	}
+	return ids, nil
 }
 
 // descendants are the IDs of the images that refs name, and of all built from them.
@@ -207,8 +240,8 @@ func (c *cluster) descendants(ctx context.Context, refs []string) (map[string]bo
 
 // listed is one row on its way into the list. Its JSON is decoded only for filters that need it.
 type listed struct {
-	id, name, image, imageID, state        string
-	created                                int64
+	id, name, image, imageID, state string
+	listedAge
 	head                                   string
 	at                                     *int64
 	tail, summary, node, nodeIP, nodeState string
@@ -240,7 +273,7 @@ func (l *containerLister) match(e *listed) bool {
 		return false
 	case !f.exact("node", e.node), !f.exact("status", e.state):
 		return false
-	case !f.pattern("id", e.id), !f.pattern("name", e.name, "/"+e.name):
+	case l.ids != nil && !l.ids[e.id], !f.pattern("name", e.name, "/"+e.name):
 		return false
 	case l.taskSet && l.isTask:
 		return false // tasks belong to Swarm mode
@@ -250,7 +283,7 @@ func (l *containerLister) match(e *listed) bool {
 		return false
 	case l.ancestors != nil && !l.ancestors[e.imageID] && !slices.Contains(f["ancestor"], e.image):
 		return false
-	case l.before != nil && e.created >= l.before.created, l.since != nil && e.created <= l.since.created:
+	case l.before != nil && e.compare(l.before) >= 0, l.since != nil && e.compare(l.since) <= 0:
 		return false
 	case f.has("label") && !f.labels("label", e.entry().Labels):
 		return false

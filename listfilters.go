@@ -38,10 +38,8 @@ func parseFilters(q url.Values, allowed ...string) (listFilters, error) {
 			if err := json.Unmarshal(values, &set); err != nil {
 				return nil, errorf(http.StatusBadRequest, "invalid filters: %v", err)
 			}
-			for v, on := range set {
-				if on {
-					list = append(list, v)
-				}
+			for v := range set { // true or false: engines look at the keys only
+				list = append(list, v)
 			}
 		}
 		slices.Sort(list)
