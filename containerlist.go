@@ -33,6 +33,10 @@ func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 			return err
 		}
 	}
+	builtin, err := c.store.builtinIDs(r.Context())
+	if err != nil {
+		return err
+	}
 	rows, err := c.store.query(r.Context(), `
 		SELECT c.id, c.container_id, c.name, c.image, c.image_id, c.state, c.created_at, c.status_head, c.status_at, c.status_tail,
 		       c.summary, n.name, n.ip, n.state
@@ -51,6 +55,9 @@ func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 		if err := rows.Scan(&e.row, &e.id, &e.name, &e.image, &e.imageID, &e.state, &e.created, &e.head, &e.at, &e.tail,
 			&e.summary, &e.node, &e.nodeIP, &e.nodeState); err != nil {
 			return err
+		}
+		for _, id := range builtin[e.node] {
+			e.summary = strings.Replace(e.summary, id.own, id.shown, 1)
 		}
 		if !l.match(e) {
 			continue

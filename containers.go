@@ -315,32 +315,17 @@ func containerCreate(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 	if err != nil {
 		return err
 	}
+	if data, err = c.cutNodes(r.Context(), load, data); err != nil {
+		return err
+	}
 	if c.relay != nil {
 		if err := c.relay.tryPorts(r.Context(), load.ports); err != nil {
 			return err
 		}
 	}
-	type outcome struct {
-		resp *created
-		err  error
-	}
-	done := make(chan outcome, 1)
-	ctx := context.WithoutCancel(r.Context())
-	go func() {
-		resp, err := c.create(ctx, r.Header, call, load, data)
-		done <- outcome{resp, err}
-	}()
-	select {
-	case o := <-done:
-		if o.err != nil {
-			return asRefusal(asAnswer(o.err, true))
-		}
-		copyAnswerHeaders(w.Header(), o.resp.header)
-		w.WriteHeader(o.resp.status)
-		w.Write(o.resp.body)
-	case <-r.Context().Done():
-	}
-	return nil
+	return c.detached(w, r, func(ctx context.Context) (*created, error) {
+		return c.create(ctx, r.Header, call, load, data)
+	})
 }
 
 // readCreate makes a workload of a create body. Expressions move from Env into
@@ -388,22 +373,8 @@ func (w *workload) readExpressions(body *createBody, o *object) error {
 		if len(found[kind]) > 0 {
 			labels[expressionLabel(kind)] = jsonText(texts)
 		}
-		if kind == "reschedule" {
-			continue
-		}
-		for _, text := range texts {
-			e, err := parseExpr(kind, text)
-			if err != nil {
-				return err
-			}
-			switch kind {
-			case "constraint":
-				w.constraints = append(w.constraints, e)
-			case "affinity":
-				w.affinities = append(w.affinities, e)
-			case "whitelist":
-				w.whitelists = append(w.whitelists, e)
-			}
+		if err := w.addExpressions(kind, texts); err != nil {
+			return err
 		}
 	}
 	labels[swarmIDLabel] = w.swarmID

@@ -67,6 +67,7 @@ type engine struct {
 	builder    atomic.Value           // string, Builder-Version of its ping
 	shown      atomic.Pointer[shownNode]
 	lastAnswer atomic.Int64  // monotonic nanoseconds, see now
+	inSwarm    atomic.Bool   // of Docker's own, Swarm mode
 	timeouts   atomic.Int32  // in a row
 	suspect    chan struct{} // a call ran out: probe now
 	tried      chan struct{} // closed when the first attempt to connect has ended, well or not
@@ -469,6 +470,13 @@ func (m *marks) add(k mark) {
 		s.next = &markState{done: make(chan struct{})}
 	}
 	m.spawn()
+}
+
+// owes tells whether a read of k waits for its turn or is under way.
+func (m *marks) owes(k mark) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state[k] != nil
 }
 
 func (m *marks) spawn() {

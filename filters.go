@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -174,10 +175,10 @@ func affinityClauses(t *tx, w *workload) ([]clause, error) {
 func (t *tx) affinity(e expr) (clause, error) {
 	switch e.key {
 	case "container":
-		values, err := t.matching(e, "SELECT name FROM containers UNION SELECT container_id FROM containers UNION SELECT name FROM reservations")
+		values, err := t.matching(e, "SELECT name FROM containers UNION SELECT container_id FROM containers UNION SELECT name FROM reservations WHERE kind = 'container'")
 		return clause{sql: `EXISTS (SELECT 1 FROM containers c WHERE c.node_id = n.id AND c.name IN (SELECT value FROM json_each(?1)))
 			OR EXISTS (SELECT 1 FROM containers c WHERE c.node_id = n.id AND c.container_id IN (SELECT value FROM json_each(?1)))
-			OR EXISTS (SELECT 1 FROM reservations r WHERE r.node_id = n.id AND r.name IN (SELECT value FROM json_each(?1)))`,
+			OR EXISTS (SELECT 1 FROM reservations r WHERE r.node_id = n.id AND r.kind = 'container' AND r.name IN (SELECT value FROM json_each(?1)))`,
 			args: []any{values}}.numbered(), err
 	case "image":
 		if e.exact() {
@@ -257,16 +258,16 @@ func dependencyClauses(t *tx, w *workload) ([]clause, error) {
 			what := tie.kind + " " + ref
 			cs = append(cs, clause{one: "does not have " + what, many: "do not have " + what, tie: what, nodes: nodes,
 				sql: "n.id IN (SELECT value FROM json_each(?))", args: []any{jsonText(nodes)}})
+			if tie.kind == "volume" && len(nodes) > 1 {
+				oldest, err := t.oldestVolume(ref)
+				if err != nil {
+					return nil, err
+				}
+				cs = append(cs, clause{home: true, sql: "n.id = ?", args: []any{oldest}})
+			}
 		}
 	}
 	return cs, nil
-}
-
-// networkNodes are the nodes that have a network of this name, ID or prefix of an
-// ID; nil if none has it, or if it spans nodes.
-func (t *tx) networkNodes(ref string) ([]int64, error) {
-	return t.holders(ref, "SELECT node_id, scope = 'local' FROM networks WHERE name = ?1 OR network_id = ?1",
-		"SELECT node_id, scope = 'local' FROM networks WHERE network_id >= ?1 AND network_id < ?1 || 'g'")
 }
 
 // volumeNodes are the nodes that have a volume of this name, or will have it when
@@ -324,4 +325,27 @@ func (t *tx) holders(ref, query, byPrefix string) ([]int64, error) {
 		}
 	}
 	return nil, nil
+}
+
+// driverClauses refuse nodes without the driver of a network or volume. A driver
+// that no node has refuses none: an engine finds plugins that it does not list yet,
+// or says in its own words that there is none. So with the networks of a swarm,
+// which only its managers make.
+func driverClauses(_ *tx, w *workload) ([]clause, error) {
+	var cs []clause
+	if w.swarm {
+		cs = append(cs, clause{one: "is not a swarm manager", many: "are not swarm managers",
+			sql: `n.id IN (SELECT m.id FROM nodes m WHERE m.swarm_manager = 1)
+				OR NOT EXISTS (SELECT 1 FROM nodes m WHERE m.swarm_manager = 1 AND m.state <> 'removed')`})
+	}
+	list := map[string]string{"network": "$.Plugins.Network", "volume": "$.Plugins.Volume"}[w.kind]
+	if list == "" || w.driver == "" || w.driver == "bridge" || w.driver == "local" {
+		return cs, nil
+	}
+	words := fmt.Sprintf("have %s driver %s", w.kind, w.driver)
+	const has = "FROM node_info i, json_each(CASE WHEN json_valid(i.info) THEN i.info ELSE '{}' END, ?) p WHERE p.value IN (?, ? || ':latest')"
+	args := []any{list, w.driver, w.driver}
+	return append(cs, clause{one: "does not " + words, many: "do not " + words,
+		sql:  "n.id IN (SELECT i.node_id " + has + ") OR NOT EXISTS (SELECT 1 " + has + ")",
+		args: slices.Concat(args, args)}), nil
 }

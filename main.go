@@ -70,6 +70,7 @@ type config struct {
 	insecure   bool
 
 	countStopped bool
+	groupBy      []string
 	relayPorts   bool
 
 	tls, tlsVerify  bool
@@ -116,6 +117,7 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs.Float64Var(&c.overcommit, "overcommit", 0.05, "`RATIO` of CPUs and memory to promise beyond what a node has")
 	fs.BoolVar(&c.countStopped, "count-stopped", false, "stopped containers take room, too")
 	fs.BoolVar(&c.relayPorts, "relay-ports", false, "make published ports reachable on the manager's own address")
+	fs.Var((*stringList)(&c.groupBy), "group-by", "`LABEL` whose value makes a group: containers, networks and volumes that belong on one node;\nrepeatable (default "+strings.Join(defaultGroupLabels, ", ")+")")
 	fs.StringVar(&c.names, "names", "plain", "`FORM` of container names in lists: plain, both (name and node/name) or node (node/name)")
 	fs.BoolVar(&c.tls, "tls", false, "serve clients over TLS")
 	fs.BoolVar(&c.tlsVerify, "tlsverify", false, "serve clients over TLS and demand certificates of them")
@@ -145,6 +147,9 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 		return nil, fmt.Errorf("%s; swarmlite -h lists the flags", strings.TrimPrefix(err.Error(), "error parsing commandline arguments: "))
 	}
 	c.addresses = fs.Args()
+	if len(c.groupBy) == 0 {
+		c.groupBy = defaultGroupLabels
+	}
 	return c, c.check()
 }
 
@@ -357,7 +362,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	if err != nil {
 		return err
 	}
-	err = store.begin(base, managerRow{version, c.strategy, strings.Join(filterList(sched.filters), ", "), c.overcommit, c.countStopped})
+	err = store.begin(base, managerRow{version, c.strategy, strings.Join(filterList(sched.filters), ", "), c.overcommit, c.countStopped, c.groupBy})
 	if err != nil {
 		return err
 	}

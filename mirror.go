@@ -15,6 +15,8 @@ import (
 // lists is what an engine has, as it lists it.
 type lists struct {
 	containers, images, networks, volumes []json.RawMessage
+
+	owed func(mark) bool // what will be read again anyway: newer than the list
 }
 
 // list reads all that the node has and makes its rows so. A list that fails
@@ -26,7 +28,7 @@ func (ns *nodes) list(ctx context.Context, e *engine) error {
 	if err != nil {
 		return err
 	}
-	var l lists
+	l := lists{owed: e.marks.owes}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.getJSON(gctx, "/images/json", "all=1", &l.images) })
 	g.Go(func() error { return e.getJSON(gctx, "/networks", "", &l.networks) })
@@ -238,11 +240,11 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 		if err != nil {
 			return err
 		}
-		badNetworks, err := t.putNetworks(node, l.networks)
+		badNetworks, err := t.putNetworks(node, l.networks, l.owed)
 		if err != nil {
 			return err
 		}
-		badVolumes, err := t.putVolumes(node, l.volumes)
+		badVolumes, err := t.putVolumes(node, l.volumes, l.owed)
 		if err != nil {
 			return err
 		}

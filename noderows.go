@@ -65,8 +65,8 @@ func (t *tx) dropMirror(id int64) error {
 // an earlier run.
 func (s *store) begin(ctx context.Context, m managerRow) error {
 	return s.write(ctx, func(t *tx) error {
-		_, err := t.exec(`UPDATE manager SET version = ?, strategy = ?, filters = ?, overcommit = ?, count_stopped = ?,
-			started_at = strftime('%s','now')`, m.version, m.strategy, m.filters, m.overcommit, m.countStopped)
+		_, err := t.exec(`UPDATE manager SET version = ?, strategy = ?, filters = ?, overcommit = ?, count_stopped = ?, group_by = ?,
+			started_at = strftime('%s','now')`, m.version, m.strategy, m.filters, m.overcommit, m.countStopped, jsonText(append([]string{}, m.groupBy...)))
 		if err != nil {
 			return err
 		}
@@ -83,6 +83,7 @@ type managerRow struct {
 	version, strategy, filters string
 	overcommit                 float64
 	countStopped               bool
+	groupBy                    []string
 }
 
 // strayNodes lists nodes that an earlier run knew and addresses does not name.
@@ -158,14 +159,15 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 		up.warnings = append(up.warnings, warnings...)
 		_, err = t.exec(`UPDATE nodes SET engine_id = ?, name = ?, ip = ?, cpus = ?, memory_bytes = ?, slots = ?, storage_driver = ?,
 			kernel_version = ?, operating_system = ?, os_type = ?, architecture = ?, engine_version = ?, api_version = ?,
-			min_api_version = ?, clock_skew_ms = ?, engine_labels = ? WHERE id = ?`,
+			min_api_version = ?, clock_skew_ms = ?, engine_labels = ?, info = ?, version_info = ? WHERE id = ?`,
 			bounded(f.info.ID), up.name, f.ip, f.info.NCPU, f.info.MemTotal, slots, bounded(f.info.Driver),
 			bounded(f.info.KernelVersion), bounded(f.info.OperatingSystem), bounded(f.info.OSType), bounded(f.info.Architecture),
-			bounded(f.version.Version), f.api.String(), f.min.String(), f.skew.Milliseconds(), jsonText(labels), id)
+			bounded(f.version.Version), f.api.String(), f.min.String(), f.skew.Milliseconds(), jsonText(labels),
+			summaryText(f.rawInfo), summaryText(f.rawVer), id)
 		if err != nil {
 			return err
 		}
-		if _, err := t.exec("INSERT OR REPLACE INTO node_info VALUES (?,?,?)", id, summaryText(f.rawInfo), summaryText(f.rawVer)); err != nil {
+		if err := t.putSwarm(id, &f.info.Swarm); err != nil {
 			return err
 		}
 		if err := t.putNodeLabels(id, f, labels); err != nil {

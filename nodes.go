@@ -341,6 +341,15 @@ type engineInfo struct {
 	Architecture    string
 	ServerVersion   string
 	Labels          []string
+	Swarm           engineSwarm
+}
+
+// engineSwarm is the part of /info that tells which swarm, in Docker's Swarm mode, the engine is in.
+type engineSwarm struct {
+	NodeID, LocalNodeState string
+	ControlAvailable       bool
+	RemoteManagers         []struct{ NodeID string }
+	Cluster                struct{ ID string }
 }
 
 // engineVersion is what we read of /version.
@@ -401,6 +410,7 @@ func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
 	if f.info.ID == "" || f.info.NCPU <= 0 || f.info.MemTotal <= 0 {
 		return nil, &stepError{"info", errors.New("no ID, CPUs or memory in the answer: is this a Docker engine, and not a manager?")}
 	}
+	e.inSwarm.Store(f.info.Swarm.LocalNodeState == "active")
 	f.ip = e.numericIP(ctx)
 	return f, nil
 }
@@ -513,6 +523,9 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader) *stepE
 				}
 			} else if err := ns.store.nodeCalm(ctx, e.id); err != nil {
 				return &stepError{"write node", err}
+			}
+			if e.inSwarm.Load() { // no event tells that an engine has left its swarm
+				e.marks.add(mark{"info", ""})
 			}
 			again.Reset(listEvery)
 		case <-ctx.Done():
@@ -634,8 +647,13 @@ func eventMarks(ev engineEvent) []mark {
 		return []mark{{"container", id}}
 	case "image":
 		return []mark{{"images", ""}}
+	case "node": // of Docker's Swarm mode: the engine's part in its swarm may have changed
+		return []mark{{"info", ""}}
 	case "network":
 		marks := []mark{{"network", id}}
+		if ev.Actor.Attributes["name"] == "ingress" { // made when an engine joins a swarm
+			marks = append(marks, mark{"info", ""})
+		}
 		if c := ev.Actor.Attributes["container"]; c != "" {
 			marks = append(marks, mark{"container", c})
 		}

@@ -34,6 +34,8 @@ type workload struct {
 	containers       []string // that it must be beside: --link, --volumes-from, --network container:…
 	runtime          string
 	driver           string // of a network or volume
+	swarm            bool   // a network that all nodes of a swarm share
+	group            string // label=value of the group it belongs to
 	version          apiVersion
 	labels           map[string]string
 	exclude          []int64 // nodes that were silent when asked
@@ -60,6 +62,7 @@ type clause struct {
 	filter    string
 	one, many string // in words: is not healthy, are not healthy
 	soft      bool   // only preferred
+	home      bool   // where it belongs: preferred above all that is soft
 	tie       string // what ties the workload to nodes: network demo_default
 	nodes     []int64
 	sql       string
@@ -79,6 +82,8 @@ var filters = []filter{
 	{"availability", availabilityClauses},
 	{"api", apiClauses},
 	{"dependency", dependencyClauses},
+	{"driver", driverClauses},
+	{"group", groupClauses},
 	{"constraint", constraintClauses},
 	{"whitelist", whitelistClauses},
 	{"affinity", affinityClauses},
@@ -180,6 +185,11 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 				}
 			}
 		}
+		if w.kind == "network" {
+			if err := t.networkFree(w.name); err != nil {
+				return err
+			}
+		}
 		q, err := sc.query(t, w, seed)
 		if err != nil {
 			return err
@@ -219,7 +229,7 @@ func (t *tx) claimName(p *placement) error {
 func (t *tx) nameFree(name string) error {
 	var holder, node string
 	err := t.get(`SELECT c.container_id, n.name FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = ?1
-		UNION ALL SELECT '', n.name FROM reservations r JOIN nodes n ON n.id = r.node_id WHERE r.name = ?1 LIMIT 1`,
+		UNION ALL SELECT '', n.name FROM reservations r JOIN nodes n ON n.id = r.node_id WHERE r.name = ?1 AND r.kind = 'container' LIMIT 1`,
 		[]any{name}, &holder, &node)
 	if errors.Is(err, errNotFound) {
 		return nil
@@ -236,7 +246,8 @@ type query struct {
 	seed     int64
 	clauses  []clause
 	soft     []clause // preferences
-	args     []any    // ?1 to ?3: CPUs, memory, seed
+	homes    []clause
+	args     []any // ?1 to ?3: CPUs, memory, seed
 }
 
 func (sc *scheduler) query(t *tx, w *workload, seed int64) (*query, error) {
@@ -248,9 +259,12 @@ func (sc *scheduler) query(t *tx, w *workload, seed int64) (*query, error) {
 		}
 		for _, c := range clauses {
 			c.filter = f.name
-			if c.soft {
+			switch {
+			case c.home:
+				q.homes = append(q.homes, c)
+			case c.soft:
 				q.soft = append(q.soft, c)
-			} else {
+			default:
 				q.clauses = append(q.clauses, c)
 			}
 		}
@@ -306,11 +320,16 @@ const hasImage = "EXISTS (SELECT 1 FROM image_names i WHERE i.node_id = n.id AND
 
 // order ranks the nodes that fit, best first.
 func (q *query) order(w *workload) (sql string, args []any) {
-	prefer, args := q.preference()
-	if prefer != "" {
-		prefer += " DESC, "
+	for _, c := range q.homes {
+		sql += "(" + c.sql + ") DESC, "
+		args = append(args, c.args...)
 	}
-	return prefer + strategies[q.strategy].order + ", " + hasImage + ", n.id", append(args, imageName(w.image))
+	prefer, preferArgs := q.preference()
+	if prefer != "" {
+		sql += prefer + " DESC, "
+	}
+	last, lastArgs := w.lastOrder()
+	return sql + strategies[q.strategy].order + ", " + last + ", n.id", slices.Concat(args, preferArgs, lastArgs)
 }
 
 // decide writes the ledger and reserves. It returns a *noNodeError as refused,
@@ -367,16 +386,17 @@ func (q *query) reserve(t *tx, w *workload, p *placement) (score int64, err erro
 		 WHERE %s
 		 ORDER BY %s LIMIT 1`, st.score, where, order)
 	args := slices.Concat(whereArgs, orderArgs)
-	if w.kind != "container" {
+	if w.kind != "container" && !w.isThing() {
 		err := t.get(ask+pick, slices.Concat(q.args, args), &p.node, &p.nodeName, &score)
 		return score, err
 	}
 	insert := `
-		WITH ask (cpus, memory, seed, placement, swarm_id, name, image, labels, volumes) AS (VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9))
-		INSERT INTO reservations (nano_cpus, memory_bytes, placement_id, swarm_id, name, image, labels, volumes, node_id)
-		SELECT ?1, ?2, ?4, ?5, ?6, ?7, ?8, ?9, id FROM (` + pick + `)
+		WITH ask (cpus, memory, seed, placement, swarm_id, name, image, labels, volumes, kind, grp)
+		  AS (VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11))
+		INSERT INTO reservations (nano_cpus, memory_bytes, placement_id, swarm_id, name, image, labels, volumes, kind, group_key, node_id)
+		SELECT ?1, ?2, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, id FROM (` + pick + `)
 		RETURNING id, node_id`
-	reserved := []any{p.id, w.swarmID, p.name, w.image, jsonText(w.labels), jsonText(w.volumes)}
+	reserved := []any{p.id, w.swarmID, p.name, w.image, jsonText(w.seenLabels()), jsonText(w.volumes), w.kind, w.group}
 	if err := t.get(insert, slices.Concat(q.args, reserved, args), &p.reservation, &p.node); err != nil {
 		return 0, err
 	}
@@ -515,6 +535,12 @@ func (w *workload) shape() string {
 	put("networks", w.networks)
 	put("volumes", w.volumes)
 	put("beside", w.containers)
+	if w.driver != "" {
+		shape["driver"] = w.driver
+	}
+	if w.group != "" {
+		shape["group"] = w.group
+	}
 	put("runtime", w.runtimes())
 	return jsonText(shape)
 }

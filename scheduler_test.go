@@ -258,7 +258,7 @@ func TestSchedulerRefusesUnknownNames(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ strategy, filter, want string }{
 		{"fastest", "health", `strategy "fastest": expected spread, binpack or random`},
-		{"spread", "healthy", `filter "healthy": expected one of health, availability, api, dependency, constraint, whitelist, affinity, port, containerslots, resources`},
+		{"spread", "healthy", `filter "healthy": expected one of health, availability, api, dependency, driver, group, constraint, whitelist, affinity, port, containerslots, resources`},
 	} {
 		if _, err := newScheduler(nil, nil, tt.strategy, []string{tt.filter}); err == nil || err.Error() != tt.want {
 			t.Errorf("newScheduler(%s, %s) = %v, want %s", tt.strategy, tt.filter, err, tt.want)

@@ -7,6 +7,7 @@ CREATE TABLE manager (
   filters       TEXT    NOT NULL DEFAULT '',     -- names in use, comma between
   overcommit    REAL    NOT NULL DEFAULT 0.05,   -- 0.05 promises 105 % of a node's CPUs and memory
   count_stopped INTEGER NOT NULL DEFAULT 0 CHECK (count_stopped IN (0, 1)),
+  group_by      TEXT    NOT NULL DEFAULT '[]',   -- labels whose value makes a group, JSON
   started_at    INTEGER NOT NULL DEFAULT 0       -- unix seconds
 ) STRICT;
 
@@ -41,6 +42,13 @@ CREATE TABLE nodes (
   min_api_version   TEXT    NOT NULL DEFAULT '',   -- the lowest
   clock_skew_ms     INTEGER NOT NULL DEFAULT 0,    -- engine's clock minus the manager's
   engine_labels     TEXT    NOT NULL DEFAULT '{}', -- as the engine gave them, a JSON object
+  info              TEXT    NOT NULL DEFAULT '{}', -- the engine's own /info, JSON
+  version_info      TEXT    NOT NULL DEFAULT '{}', -- the engine's own /version, JSON
+  docker_swarm      TEXT    NOT NULL DEFAULT '',   -- ID of the swarm (Docker's Swarm mode) its engine is in; '' = none
+  swarm_manager     INTEGER NOT NULL DEFAULT 0 CHECK (swarm_manager IN (0, 1)), -- 1: and manages
+  swarm_node        TEXT    NOT NULL DEFAULT '',   -- the engine's own ID in that swarm
+  swarm_managers    TEXT    NOT NULL DEFAULT '[]', -- such IDs of the managers it knows, JSON
+  added_at          INTEGER NOT NULL DEFAULT (strftime('%s','now')), -- unix seconds
   containers        INTEGER NOT NULL DEFAULT 0,    -- that count, reservations included; kept by triggers,
   used_nano_cpus    INTEGER NOT NULL DEFAULT 0,    -- as are the sums of what they reserve
   used_memory_bytes INTEGER NOT NULL DEFAULT 0
@@ -107,22 +115,27 @@ CREATE INDEX container_labels_by_value ON container_labels (key, value);
 CREATE TABLE reservations (
   /* Room promised on a node until its engine has answered a create. Rows found
      at start, or left by an engine that did not answer in time, are settled by a
-     look at the node for the label com.docker.swarm.id. */
+     look at the node: for the label com.docker.swarm.id of a container, for the
+     name of a network or volume. */
   id           INTEGER PRIMARY KEY,
+  kind         TEXT    NOT NULL DEFAULT 'container' CHECK (kind IN ('container', 'network', 'volume')),
   node_id      INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
   placement_id INTEGER NOT NULL REFERENCES placements (id),
   swarm_id     TEXT    NOT NULL UNIQUE,
-  name         TEXT    NOT NULL UNIQUE,
+  name         TEXT    NOT NULL,               -- '' = the engine names the volume
   image        TEXT    NOT NULL,
   nano_cpus    INTEGER NOT NULL CHECK (nano_cpus >= 0),
   memory_bytes INTEGER NOT NULL CHECK (memory_bytes >= 0),
   labels       TEXT    NOT NULL DEFAULT '{}',  -- of the container to be, JSON
   volumes      TEXT    NOT NULL DEFAULT '[]',  -- named volumes it will bring into being, JSON
+  group_key    TEXT    NOT NULL DEFAULT '',    -- label=value of the group it belongs to; '' = none
   state        TEXT    NOT NULL DEFAULT 'asking' CHECK (state IN ('asking', 'unknown')),
                -- unknown: nobody waits for the engine's answer any more
   made_at      INTEGER NOT NULL DEFAULT (strftime('%s','now')) -- unix seconds
 ) STRICT;
 CREATE INDEX reservations_by_node ON reservations (node_id);
+CREATE UNIQUE INDEX reservations_by_name ON reservations (name) WHERE kind = 'container';
+CREATE INDEX reservations_by_group ON reservations (group_key) WHERE group_key <> '';
 
 CREATE TABLE ports (
   /* Host ports in use on a node, or promised: exactly one of container and reservation is set. */
@@ -217,11 +230,24 @@ CREATE TABLE networks (
   driver     TEXT    NOT NULL,
   scope      TEXT    NOT NULL,                 -- local, swarm, global
   created_at TEXT    NOT NULL,                 -- as the engine writes it
+  listed     INTEGER NOT NULL DEFAULT 1 CHECK (listed IN (0, 1)),
+             -- 0: a swarm's network that this worker does not use now; kept while no manager is known
   summary    TEXT    NOT NULL,                 -- the engine's own list entry, JSON
   PRIMARY KEY (node_id, network_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX networks_by_name ON networks (name);
 CREATE INDEX networks_by_id ON networks (network_id);
+
+CREATE TABLE network_labels (
+  /* Labels of networks, for groups. */
+  node_id    INTEGER NOT NULL,
+  network_id TEXT    NOT NULL,
+  key        TEXT    NOT NULL,
+  value      TEXT    NOT NULL,
+  PRIMARY KEY (node_id, network_id, key),
+  FOREIGN KEY (node_id, network_id) REFERENCES networks (node_id, network_id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX network_labels_by_value ON network_labels (key, value);
 
 CREATE TABLE volumes (
   /* Volumes by node, as the engines list them. */
@@ -234,6 +260,17 @@ CREATE TABLE volumes (
   PRIMARY KEY (node_id, name)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX volumes_by_name ON volumes (name);
+
+CREATE TABLE volume_labels (
+  /* Labels of volumes, for groups. */
+  node_id INTEGER NOT NULL,
+  name    TEXT    NOT NULL,
+  key     TEXT    NOT NULL,
+  value   TEXT    NOT NULL,
+  PRIMARY KEY (node_id, name, key),
+  FOREIGN KEY (node_id, name) REFERENCES volumes (node_id, name) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX volume_labels_by_value ON volume_labels (key, value);
 
 CREATE TABLE execs (
   /* Which node has an exec; written before the client hears its ID. */
@@ -324,12 +361,12 @@ WHEN old.counted <> new.counted OR old.nano_cpus <> new.nano_cpus OR old.memory_
          used_memory_bytes = used_memory_bytes - old.counted * old.memory_bytes + new.counted * new.memory_bytes
    WHERE id = new.node_id;
 END;
-CREATE TRIGGER reservations_added AFTER INSERT ON reservations BEGIN
+CREATE TRIGGER reservations_added AFTER INSERT ON reservations WHEN new.kind = 'container' BEGIN
   UPDATE nodes SET containers = containers + 1,
          used_nano_cpus = used_nano_cpus + new.nano_cpus,
          used_memory_bytes = used_memory_bytes + new.memory_bytes WHERE id = new.node_id;
 END;
-CREATE TRIGGER reservations_gone AFTER DELETE ON reservations BEGIN
+CREATE TRIGGER reservations_gone AFTER DELETE ON reservations WHEN old.kind = 'container' BEGIN
   UPDATE nodes SET containers = containers - 1,
          used_nano_cpus = used_nano_cpus - old.nano_cpus,
          used_memory_bytes = used_memory_bytes - old.memory_bytes WHERE id = old.node_id;

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	crand "crypto/rand"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Networks and volumes are made alike: placed like a container, on one node.
+
+// readThing reads what steers a network or volume: expressions in its labels, and
+// a node before its name (node/name), which is cut from the body.
+func (c *cluster) readThing(ctx context.Context, load *workload, data []byte) ([]byte, error) {
+	id := make([]byte, 32)
+	crand.Read(id)
+	load.swarmID = hex.EncodeToString(id)
+	texts, err := labelExpressions(load.labels)
+	if err != nil {
+		return nil, errorf(http.StatusBadRequest, "%v", err)
+	}
+	for kind, list := range texts {
+		if err := load.addExpressions(kind, list); err != nil {
+			return nil, errorf(http.StatusBadRequest, "%v", err)
+		}
+	}
+	node, name, ok, err := c.cutNode(ctx, load.name)
+	if err != nil || !ok {
+		return data, err
+	}
+	load.name = name
+	load.constraints = append(load.constraints, expr{key: "node", value: node})
+	o, err := parseObject(data)
+	if err != nil {
+		return nil, errorf(http.StatusBadRequest, "invalid JSON: %v", err)
+	}
+	return o.with("Name", name).bytes(), nil
+}
+
+// addExpressions parses expressions of one kind; those that steer no placement pass unread.
+func (w *workload) addExpressions(kind string, texts []string) error {
+	list := map[string]*[]expr{"constraint": &w.constraints, "affinity": &w.affinities, "whitelist": &w.whitelists}[kind]
+	if list == nil {
+		return nil
+	}
+	for _, text := range texts {
+		e, err := parseExpr(kind, text)
+		if err != nil {
+			return err
+		}
+		*list = append(*list, e)
+	}
+	return nil
+}
+
+// cutNode splits node/name if its first part is the name of a node.
+func (c *cluster) cutNode(ctx context.Context, ref string) (node, name string, ok bool, err error) {
+	node, name, ok = strings.Cut(ref, "/")
+	if !ok || node == "" || name == "" {
+		return "", ref, false, nil
+	}
+	err = c.store.get(ctx, "SELECT 1 FROM nodes WHERE name = ? AND state <> 'removed'", []any{node}, new(int))
+	if errors.Is(err, errNotFound) {
+		return "", ref, false, nil
+	}
+	return node, name, err == nil, err
+}
+
+// detached does work that goes on though the client leaves, as engines finish what they began.
+func (c *cluster) detached(w http.ResponseWriter, r *http.Request, work func(context.Context) (*created, error)) error {
+	type outcome struct {
+		resp *created
+		err  error
+	}
+	done := make(chan outcome, 1)
+	ctx := context.WithoutCancel(r.Context())
+	go func() {
+		resp, err := work(ctx)
+		done <- outcome{resp, err}
+	}()
+	select {
+	case o := <-done:
+		if o.err != nil {
+			return asRefusal(asAnswer(o.err, true))
+		}
+		copyAnswerHeaders(w.Header(), o.resp.header)
+		w.WriteHeader(o.resp.status)
+		w.Write(o.resp.body)
+	case <-r.Context().Done():
+	}
+	return nil
+}
+
+// make places a network or volume and has the picked engine create it; another
+// engine is asked only while it is sure that nothing was sent. made writes its row
+// from the engine's answer, before the client hears of it, and says what to read again.
+func (c *cluster) make(ctx context.Context, header http.Header, call *call, load *workload, path string, data []byte,
+	made func(*tx, *placement, []byte) (mark, error)) (*created, error) {
+	for {
+		p, err := c.scheduler.place(ctx, load)
+		if err != nil {
+			return nil, err
+		}
+		e := c.nodes.get(p.node)
+		if e == nil || !c.answers(ctx, e) {
+			load.exclude = append(load.exclude, p.node)
+			if err := c.store.release(ctx, p, "moved", "no answer to a ping", 0); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		began := time.Now()
+		resp, err := e.exchange(ctx, http.MethodPost, e.url(call.version, path, call.query.Encode()), header, data, change)
+		took := time.Since(began)
+		var ee *engineError
+		switch {
+		case errors.As(err, &ee) && !ee.sent:
+			load.exclude = append(load.exclude, p.node)
+			if err := c.store.release(ctx, p, "moved", ee.Error(), took); err != nil {
+				return nil, err
+			}
+			continue
+		case errors.As(err, &ee):
+			return nil, errors.Join(err, c.store.unknown(ctx, p, asAnswer(err, true).Error(), took))
+		case err != nil:
+			return nil, errors.Join(err, c.store.release(ctx, p, "failed", err.Error(), took))
+		case resp.status != http.StatusCreated:
+			return resp, c.store.release(ctx, p, "failed", engineMessage(bytes.NewReader(resp.body)), took)
+		}
+		if err := c.madeRow(ctx, e, p, took, func(t *tx) (mark, error) { return made(t, p, resp.body) }); err != nil {
+			return nil, errors.Join(err, c.store.unknown(ctx, p, err.Error(), took))
+		}
+		return resp, nil
+	}
+}
+
+// madeRow turns a reservation into the row of a network or volume. The read that is
+// owed before the row is written keeps a list under way from dropping it.
+func (c *cluster) madeRow(ctx context.Context, e *engine, p *placement, took time.Duration, made func(*tx) (mark, error)) error {
+	return c.store.write(ctx, func(t *tx) error {
+		k, err := made(t)
+		if err != nil {
+			return err
+		}
+		e.marks.add(k)
+		if _, err := t.exec("DELETE FROM reservations WHERE id = ?", p.reservation); err != nil {
+			return err
+		}
+		_, err = t.exec("UPDATE placements SET outcome = 'created', engine_us = ? WHERE id = ?", took.Microseconds(), p.id)
+		return err
+	})
+}
+
+// isThing tells that w is a network or a volume.
+func (w *workload) isThing() bool { return w.kind == "network" || w.kind == "volume" }
+
+// seenLabels are those that affinities look at: of containers.
+func (w *workload) seenLabels() map[string]string {
+	if w.isThing() {
+		return map[string]string{}
+	}
+	return w.labels
+}
+
+// fewestThings spreads networks and volumes, which count for nothing else.
+const fewestThings = `(SELECT count(*) FROM networks x WHERE x.node_id = n.id) + (SELECT count(*) FROM volumes v WHERE v.node_id = n.id)
+	+ (SELECT count(*) FROM reservations r WHERE r.node_id = n.id AND r.kind <> 'container')`
+
+// lastOrder breaks the last ties but the node's id.
+func (w *workload) lastOrder() (sql string, args []any) {
+	if w.isThing() {
+		return fewestThings, nil
+	}
+	return hasImage, []any{imageName(w.image)}
+}
