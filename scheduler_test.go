@@ -367,7 +367,7 @@ func TestConstraintsSeeWhatAnEngineSaysOfItself(t *testing.T) {
 // more than they have, names that are used twice, ports that are promised twice, and
 // sums that are not what the rows add up to.
 const overcommitted = `
-	SELECT 'room', name FROM node_load WHERE used_memory_bytes > memory_bytes OR used_nano_cpus > nano_cpus OR containers > slots
+	SELECT 'room' AS what, name FROM node_load WHERE used_memory_bytes > memory_bytes OR used_nano_cpus > nano_cpus OR containers > slots
 	UNION ALL SELECT 'name', name FROM (SELECT name FROM containers UNION ALL SELECT name FROM reservations) GROUP BY name HAVING count(*) > 1
 	UNION ALL SELECT 'port', node_id || ':' || host_port FROM ports WHERE last_port = host_port GROUP BY node_id, host_ip, host_port, protocol HAVING count(*) > 1
 	UNION ALL SELECT 'sums', name FROM nodes n WHERE (containers, used_nano_cpus, used_memory_bytes) <> (

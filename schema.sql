@@ -345,28 +345,33 @@ CREATE UNIQUE INDEX events_once ON events (node_id, time_nano, actor, action, ty
 CREATE INDEX events_by_arrival ON events (at_nano);
 
 CREATE TRIGGER containers_added AFTER INSERT ON containers WHEN new.counted BEGIN
+  /* The sums of nodes: what is counted there is added, */
   UPDATE nodes SET containers = containers + 1,
          used_nano_cpus = used_nano_cpus + new.nano_cpus,
          used_memory_bytes = used_memory_bytes + new.memory_bytes WHERE id = new.node_id;
 END;
 CREATE TRIGGER containers_gone AFTER DELETE ON containers WHEN old.counted BEGIN
+  /* subtracted when it goes, */
   UPDATE nodes SET containers = containers - 1,
          used_nano_cpus = used_nano_cpus - old.nano_cpus,
          used_memory_bytes = used_memory_bytes - old.memory_bytes WHERE id = old.node_id;
 END;
 CREATE TRIGGER containers_changed AFTER UPDATE OF counted, nano_cpus, memory_bytes ON containers
 WHEN old.counted <> new.counted OR old.nano_cpus <> new.nano_cpus OR old.memory_bytes <> new.memory_bytes BEGIN
+  /* and both when it changes; a container never changes its node. */
   UPDATE nodes SET containers = containers - old.counted + new.counted,
          used_nano_cpus = used_nano_cpus - old.counted * old.nano_cpus + new.counted * new.nano_cpus,
          used_memory_bytes = used_memory_bytes - old.counted * old.memory_bytes + new.counted * new.memory_bytes
    WHERE id = new.node_id;
 END;
 CREATE TRIGGER reservations_added AFTER INSERT ON reservations WHEN new.kind = 'container' BEGIN
+  /* A reservation counts as the container that it will be; */
   UPDATE nodes SET containers = containers + 1,
          used_nano_cpus = used_nano_cpus + new.nano_cpus,
          used_memory_bytes = used_memory_bytes + new.memory_bytes WHERE id = new.node_id;
 END;
 CREATE TRIGGER reservations_gone AFTER DELETE ON reservations WHEN old.kind = 'container' BEGIN
+  /* what it reserves never changes. */
   UPDATE nodes SET containers = containers - 1,
          used_nano_cpus = used_nano_cpus - old.nano_cpus,
          used_memory_bytes = used_memory_bytes - old.memory_bytes WHERE id = old.node_id;
@@ -437,7 +442,7 @@ CREATE VIEW trouble AS
     FROM nodes n WHERE abs(n.clock_skew_ms) >= 2000
   UNION ALL
   SELECT 'name used twice', group_concat(n.name, ', '), c.name
-    FROM containers c JOIN nodes n ON n.id = c.node_id GROUP BY c.name HAVING count(*) > 1
+    FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name <> '' GROUP BY c.name HAVING count(*) > 1
   UNION ALL
   SELECT 'id used twice', group_concat(n.name, ', '), c.container_id
     FROM containers c JOIN nodes n ON n.id = c.node_id GROUP BY c.container_id HAVING count(*) > 1

@@ -63,6 +63,7 @@ type store struct {
 	stop   chan struct{}
 	done   chan struct{} // closed when the writer has ended
 	wrote  chan struct{} // something was committed: the WAL wants folding
+	finish chan struct{} // the writer is to fold what is left
 	folded chan struct{} // closed when the folder has ended
 
 	prepared sync.Map // SQL text → *sql.Stmt on ro
@@ -95,13 +96,17 @@ func (t *tx) prepare(query string) (*sql.Stmt, error) {
 	}
 	// The shapes of placement queries are many but not endless; a flood of odd ones starts afresh.
 	if len(t.stmts) >= 500 {
-		for q, old := range t.stmts {
-			old.Close()
-			delete(t.stmts, q)
-		}
+		t.forget()
 	}
 	t.stmts[query] = st
 	return st, nil
+}
+
+func (t *tx) forget() {
+	for q, st := range t.stmts {
+		st.Close()
+		delete(t.stmts, q)
+	}
 }
 
 func (t *tx) exec(query string, args ...any) (sql.Result, error) {
@@ -151,10 +156,11 @@ func openStore(ctx context.Context, path string) (*store, error) {
 	s := &store{
 		path: path, lock: lock,
 		writes: make(chan *write, writeBatch), stop: make(chan struct{}), done: make(chan struct{}),
-		wrote: make(chan struct{}, 1), folded: make(chan struct{}),
+		wrote: make(chan struct{}, 1), finish: make(chan struct{}, 1), folded: make(chan struct{}),
 		eventsCh: make(chan struct{}),
 	}
-	if fresh {
+	err = makePrivate(path)
+	if err == nil && fresh {
 		err = create(ctx, path)
 	}
 	if err == nil {
@@ -199,7 +205,11 @@ func checkFile(path string) (fresh bool, err error) {
 	}
 	defer f.Close()
 	var head [100]byte // SQLite's file header: magic at 0, user_version at 60, application_id at 68
-	if _, err := f.ReadAt(head[:], 0); err != nil || string(head[:16]) != "SQLite format 3\x00" {
+	_, err = f.ReadAt(head[:], 0)
+	if _, half := os.Lstat(path + "-journal"); half == nil && err == nil && (head == [100]byte{} || binary.BigEndian.Uint32(head[68:]) == applicationID) {
+		return true, nil // there is such a journal only while create is at work: it was killed
+	}
+	if err != nil || string(head[:16]) != "SQLite format 3\x00" {
 		return false, fmt.Errorf("state database %s: not a SQLite database; name another file with -db, or move this one away", path)
 	}
 	if id := binary.BigEndian.Uint32(head[68:]); id != applicationID {
@@ -232,6 +242,22 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
+// makePrivate takes others' rights away from the files that are there: a copied
+// database has whatever mode it was copied with, and SQLite gives its own to the
+// files beside it.
+func makePrivate(path string) error {
+	for _, suffix := range []string{"", "-wal", "-shm", ".lock"} {
+		info, err := os.Lstat(path + suffix)
+		if err == nil && info.Mode().IsRegular() && info.Mode() != 0o600 {
+			err = os.Chmod(path+suffix, 0o600)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return plain(err)
+		}
+	}
+	return nil
+}
+
 func dsn(path, pragmas string) string {
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + pragmas
 }
@@ -239,7 +265,7 @@ func dsn(path, pragmas string) string {
 // create makes the file and its schema in one rollback-journal transaction, so
 // that the file is either empty or whole, and its header says whose it is.
 func create(ctx context.Context, path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return plain(err)
 	}
@@ -286,12 +312,16 @@ func (s *store) open(ctx context.Context) error {
 	return nil
 }
 
-// foldEvery is how often the WAL is folded into the file while there are writes.
-const foldEvery = time.Second
+const (
+	foldEvery = time.Second // how often the WAL is folded into the file while there are writes
+	bigLog    = 8 << 20     // bytes of a WAL that the writer has to help with
+)
 
 // fold copies the WAL into the file now and then, beside the writer: a passive
 // checkpoint waits for nobody and keeps nobody waiting. (Before SQLite 3.51.3 two
-// connections at once on a WAL could corrupt it; a test asserts our version.)
+// connections at once on a WAL could corrupt it; a test asserts our version.) Under a
+// steady stream of writes it never gets to the end, and only a WAL that was folded to
+// the end is begun anew: then the writer folds the little that is left.
 func (s *store) fold(ctx context.Context) {
 	defer close(s.folded)
 	db, err := sql.Open("sqlite", dsn(s.path, "_pragma=wal_autocheckpoint(0)"))
@@ -312,6 +342,13 @@ func (s *store) fold(ctx context.Context) {
 		case <-s.wrote:
 			db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)") // the next one finds what this one leaves
 		default:
+			continue
+		}
+		if log, err := os.Lstat(s.path + "-wal"); err == nil && log.Size() > bigLog {
+			select {
+			case s.finish <- struct{}{}:
+			default:
+			}
 		}
 	}
 }
@@ -365,6 +402,9 @@ func (s *store) writer(ctx context.Context, conn *sql.Conn) {
 		select {
 		case w := <-s.writes:
 			batch = append(batch, w)
+		case <-s.finish:
+			t.exec("PRAGMA wal_checkpoint(PASSIVE)")
+			continue
 		case <-s.stop:
 			for {
 				select {
@@ -372,6 +412,7 @@ func (s *store) writer(ctx context.Context, conn *sql.Conn) {
 					s.commit(t, []*write{w})
 				default:
 					t.exec("PRAGMA wal_checkpoint(TRUNCATE)")
+					t.forget() // SQLite deletes the WAL only with the last connection that has no statements
 					return
 				}
 			}
