@@ -159,12 +159,14 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 		up.warnings = append(up.warnings, warnings...)
 		_, err = t.exec(`UPDATE nodes SET engine_id = ?, name = ?, ip = ?, cpus = ?, memory_bytes = ?, slots = ?, storage_driver = ?,
 			kernel_version = ?, operating_system = ?, os_type = ?, architecture = ?, engine_version = ?, api_version = ?,
-			min_api_version = ?, clock_skew_ms = ?, engine_labels = ?, info = ?, version_info = ? WHERE id = ?`,
+			min_api_version = ?, clock_skew_ms = ?, engine_labels = ? WHERE id = ?`,
 			bounded(f.info.ID), up.name, f.ip, f.info.NCPU, f.info.MemTotal, slots, bounded(f.info.Driver),
 			bounded(f.info.KernelVersion), bounded(f.info.OperatingSystem), bounded(f.info.OSType), bounded(f.info.Architecture),
-			bounded(f.version.Version), f.api.String(), f.min.String(), f.skew.Milliseconds(), jsonText(labels),
-			summaryText(f.rawInfo), summaryText(f.rawVer), id)
+			bounded(f.version.Version), f.api.String(), f.min.String(), f.skew.Milliseconds(), jsonText(labels), id)
 		if err != nil {
+			return err
+		}
+		if _, err := t.exec("INSERT OR REPLACE INTO node_info VALUES (?,?,?)", id, summaryText(f.rawInfo), summaryText(f.rawVer)); err != nil {
 			return err
 		}
 		if err := t.putSwarm(id, &f.info.Swarm); err != nil {

@@ -293,17 +293,26 @@ func TestPlaceLeavesOutNodesThatDidNotAnswer(t *testing.T) {
 	}
 }
 
-func TestPlaceOfNetworksAndVolumesReservesNothing(t *testing.T) {
+func TestPlaceOfNetworksAndVolumesTakesNoRoom(t *testing.T) {
 	t.Parallel()
 	st := testStore(t)
 	st.sql(t, standardCluster)
 	st.sql(t, "UPDATE nodes SET slots = 0 WHERE id = 1") // slots are for containers
-	p, err := testScheduler(t, st, "spread").place(t.Context(), &workload{kind: "network", name: "front"})
-	if err != nil || p.nodeName != "node-1" {
-		t.Errorf("place = %v, %v, want node-1", p, err)
+	sc := testScheduler(t, st, "spread")
+	for _, kind := range []string{"network", "volume"} {
+		p, err := sc.place(t.Context(), &workload{kind: kind, name: "front", swarmID: kind})
+		if err != nil || p.reservation == 0 {
+			t.Errorf("place %s = %v, %v", kind, p, err)
+		}
 	}
-	if got := st.one(t, "SELECT (SELECT count(*) FROM reservations), kind, outcome, node, score FROM placements"); got != "0|network|reserved|node-1|200" {
-		t.Errorf("reservations|kind|outcome|node|score = %s", got)
+	if got := st.all(t, "SELECT kind, outcome, score FROM placements"); got != "network|reserved|200\nvolume|reserved|200" {
+		t.Errorf("kind|outcome|score = %s", got)
+	}
+	if got := st.one(t, "SELECT sum(containers) FROM nodes"); got != "0" {
+		t.Errorf("%s containers are counted for networks and volumes", got)
+	}
+	if _, err := sc.placeBody(t.Context(), t, "front", `{"Image": "busybox"}`); err != nil {
+		t.Errorf("a container named as a network and a volume are: %v", err)
 	}
 }
 
@@ -318,7 +327,8 @@ func TestConstraintsSeeWhatAnEngineSaysOfItself(t *testing.T) {
 		name := "host-" + strings.Split(addr, ".")[3][:1]
 		facts := &nodeFacts{info: engineInfo{ID: "ID-" + name, Name: name, NCPU: 2, MemTotal: 1 << 30, Driver: "overlay2", KernelVersion: "6.1.0",
 			OperatingSystem: "Debian GNU/Linux 12", OSType: "linux", Architecture: "x86_64",
-			Labels: []string{"storage=" + name, "ostype=fake", "node=fake", "nonsense", "containerslots=7"}}, api: 1041, min: 1012}
+			Labels: []string{"storage=" + name, "ostype=fake", "node=fake", "nonsense", "containerslots=7"}}, api: 1041, min: 1012,
+			rawInfo: []byte(`{"ID":"x"}`), rawVer: []byte(`{"Version":"x"}`)}
 		up, err := st.nodeUp(t.Context(), id, facts)
 		if err != nil {
 			t.Fatal(err)
@@ -348,6 +358,9 @@ func TestConstraintsSeeWhatAnEngineSaysOfItself(t *testing.T) {
 	if got := st.one(t, "SELECT group_concat(DISTINCT slots) FROM nodes"); got != "7" {
 		t.Errorf("slots %s, want 7", got)
 	}
+	if got := st.all(t, "SELECT DISTINCT info, version FROM node_info"); got != `{"ID":"x"}|{"Version":"x"}` {
+		t.Errorf("info|version as they are kept: %s", got)
+	}
 	// A node that comes back with other labels keeps what the operator set.
 	for id, addr := range ids {
 		if strings.Contains(addr, "10.0.0.2") {
@@ -368,12 +381,12 @@ func TestConstraintsSeeWhatAnEngineSaysOfItself(t *testing.T) {
 // sums that are not what the rows add up to.
 const overcommitted = `
 	SELECT 'room' AS what, name FROM node_load WHERE used_memory_bytes > memory_bytes OR used_nano_cpus > nano_cpus OR containers > slots
-	UNION ALL SELECT 'name', name FROM (SELECT name FROM containers UNION ALL SELECT name FROM reservations) GROUP BY name HAVING count(*) > 1
+	UNION ALL SELECT 'name', name FROM (SELECT name FROM containers UNION ALL SELECT name FROM reservations WHERE kind = 'container') GROUP BY name HAVING count(*) > 1
 	UNION ALL SELECT 'port', node_id || ':' || host_port FROM ports WHERE last_port = host_port GROUP BY node_id, host_ip, host_port, protocol HAVING count(*) > 1
 	UNION ALL SELECT 'sums', name FROM nodes n WHERE (containers, used_nano_cpus, used_memory_bytes) <> (
 		SELECT count(*), coalesce(sum(nano_cpus), 0), coalesce(sum(memory_bytes), 0) FROM (
 			SELECT nano_cpus, memory_bytes FROM containers WHERE node_id = n.id AND counted
-			UNION ALL SELECT nano_cpus, memory_bytes FROM reservations WHERE node_id = n.id))`
+			UNION ALL SELECT nano_cpus, memory_bytes FROM reservations WHERE node_id = n.id AND kind = 'container'))`
 
 // atOnce runs f(0) to f(n-1), each in a goroutine of its own, and waits for all.
 func atOnce(n int, f func(int)) {

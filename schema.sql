@@ -42,8 +42,6 @@ CREATE TABLE nodes (
   min_api_version   TEXT    NOT NULL DEFAULT '',   -- the lowest
   clock_skew_ms     INTEGER NOT NULL DEFAULT 0,    -- engine's clock minus the manager's
   engine_labels     TEXT    NOT NULL DEFAULT '{}', -- as the engine gave them, a JSON object
-  info              TEXT    NOT NULL DEFAULT '{}', -- the engine's own /info, JSON
-  version_info      TEXT    NOT NULL DEFAULT '{}', -- the engine's own /version, JSON
   docker_swarm      TEXT    NOT NULL DEFAULT '',   -- ID of the swarm (Docker's Swarm mode) its engine is in; '' = none
   swarm_manager     INTEGER NOT NULL DEFAULT 0 CHECK (swarm_manager IN (0, 1)), -- 1: and manages
   swarm_node        TEXT    NOT NULL DEFAULT '',   -- the engine's own ID in that swarm
