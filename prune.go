@@ -219,10 +219,22 @@ func containerPrune(c *cluster, w http.ResponseWriter, r *http.Request, call *ca
 	return (&toAll{path: "/containers/prune", query: sameQuery(call), changed: func(e *engine, answer []byte) {
 		var gone struct{ ContainersDeleted []string }
 		json.Unmarshal(answer, &gone) // of an odd shape: the events tell
+		if err := c.store.dropContainers(c.base, e.id, gone.ContainersDeleted); err != nil {
+			c.log.Error("rows of pruned containers not deleted", "node", e.nodeName(), "err", err)
+		}
 		for _, id := range gone.ContainersDeleted {
 			e.marks.add(mark{"container", id})
 		}
+		c.nodes.noteChange()
 	}}).run(c, w, r, call)
+}
+
+// dropContainers forgets containers at once: their names are free when the prune returns.
+func (s *store) dropContainers(ctx context.Context, node int64, ids []string) error {
+	return s.write(ctx, func(t *tx) error {
+		_, err := t.exec("DELETE FROM containers WHERE node_id = ? AND container_id IN (SELECT value FROM json_each(?))", node, jsonText(append([]string{}, ids...)))
+		return err
+	})
 }
 
 // networkPrune removes the unused networks of all nodes.

@@ -66,9 +66,9 @@ def containers():
         ports={"80/tcp": None}, stop_signal="SIGKILL", restart_policy={"Name": "on-failure", "MaximumRetryCount": 2})
     say("status", c.status, c.name, c.labels.get("app"), sorted(c.image.tags))
     until("logs", lambda: c.logs().count(b"\n") == 3)
-    say("logs", c.logs(stderr=False), c.logs(stdout=False), c.logs(tail=1, stderr=False))
+    say("logs", c.logs(stderr=False), c.logs(stdout=False), len(c.logs(tail=1).splitlines()))
     say("logs stream", [line for line in c.logs(stream=True, follow=False, stderr=False)])
-    say("exec", c.exec_run(["sh", "-c", "echo hi; echo $0 >&2; exit 5"]))
+    say("exec", c.exec_run(["sh", "-c", "echo hi $0; exit 5"]))
     say("exec demux", c.exec_run(["sh", "-c", "echo hi; echo oops >&2"], demux=True, environment={"A": "b"}, workdir="/tmp"))
     say("exec stream", b"".join(c.exec_run(["seq", "3"], stream=True).output))
     say("exec detached", c.exec_run("touch /tmp/seen", detach=True).output)
@@ -106,6 +106,7 @@ def containers():
     say("run what was committed", client.containers.run("made:here", ["ls", "/tmp/seen"], remove=True))
     say("prune", len(client.containers.prune(filters={"label": "app=demo"})["ContainersDeleted"]))
     refused("get what was pruned", client.containers.get, "renamed")
+    client.containers.create(image, name="renamed").remove()
     attach()
 
 
