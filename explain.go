@@ -97,11 +97,23 @@ func readTx(ctx context.Context, db *sql.DB, fn func(*tx) error) error {
 
 // managersScheduler is the scheduler as the manager that wrote the database has it.
 func (t *tx) managersScheduler() (*scheduler, error) {
-	var strategyName, names string
-	if err := t.get("SELECT strategy, filters FROM manager", nil, &strategyName, &names); err != nil {
+	var strategyName, file, names string
+	var portsOnce bool
+	if err := t.get("SELECT strategy, strategy_sql, filters, relay_ports FROM manager", nil, &strategyName, &file, &names, &portsOnce); err != nil {
 		return nil, err
 	}
-	return newScheduler(nil, nil, strategyName, strings.FieldsFunc(names, func(r rune) bool { return r == ',' || r == ' ' }))
+	builtIn := strategyName
+	if file != "" {
+		builtIn = "spread"
+	}
+	sc, err := newScheduler(nil, nil, builtIn, strings.FieldsFunc(names, func(r rune) bool { return r == ',' || r == ' ' }))
+	if err == nil && file != "" {
+		sc.strategy, sc.file = strategyName, newStrategyFile(strategyName, file)
+	}
+	if err == nil {
+		sc.portsOnce = portsOnce
+	}
+	return sc, err
 }
 
 // explanation is the answer to "where would this go, and why not there".
@@ -134,15 +146,30 @@ type explainedNode struct {
 // reserves nothing.
 func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 	x := &explanation{Image: w.image, Strategy: sc.strategy}
+	var scores string
+	if sc.file != nil {
+		var err error
+		if scores, err = sc.file.rank(t.ctx, t.conn.QueryContext, w); err != nil {
+			return nil, fmt.Errorf("strategy %s: %s", sc.file.name, sqliteWords(err))
+		}
+	}
 	var taken *errNameTaken
 	if w.name != "" {
 		if err := t.nameFree(w.name); err != nil && !errors.As(err, &taken) {
 			return nil, err
 		}
 	}
+	if sc.portsOnce {
+		if err := t.portsFree(w.ports); err != nil {
+			return nil, err
+		}
+	}
 	q, err := sc.query(t, w, 0)
 	if err != nil {
 		return nil, err
+	}
+	if scores != "" {
+		q.applyFile(sc.file, scores)
 	}
 	refused := &noNodeError{}
 	all, fitting, err := q.judge(t, refused)
@@ -183,7 +210,7 @@ func (q *query) ranked(t *tx, w *workload) ([]explainedNode, error) {
 	rows, err := t.query(fmt.Sprintf(ask+`
 		SELECT n.name, n.address, %s AS by, %s, CAST(%s AS INTEGER) AS score, n.containers,
 		       n.nano_cpus - n.used_nano_cpus, n.memory_bytes - n.used_memory_bytes, n.slots - n.containers
-		  FROM node_load n ORDER BY by > 0, %s`, by, prefer, strategies[q.strategy].score, order),
+		  FROM node_load n ORDER BY by > 0, %s`, by, prefer, q.st.score, order),
 		slices.Concat(q.args, byArgs, preferArgs, orderArgs)...)
 	if err != nil {
 		return nil, err

@@ -112,7 +112,7 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs.Var((*stringList)(&c.hosts), "host", "where to listen: `ADDR` is tcp://host:port or unix:///path; repeatable, -H for short\n(default tcp://127.0.0.1:2375, or tcp://:2376 with -tlsverify)")
 	fs.StringVar(&c.nodes, "nodes", "", "`FILE` with one engine address a line, # comments; read again when it changes")
 	fs.StringVar(&c.db, "db", "swarmlite.db", "the SQLite `FILE` that holds all state; one manager a file")
-	fs.StringVar(&c.strategy, "strategy", "spread", "`NAME` of the order among nodes that fit: spread, binpack or random")
+	fs.StringVar(&c.strategy, "strategy", "spread", "`NAME` of the order among nodes that fit: spread, binpack, random,\nor a file that ends in .sql: one SELECT of node and score, lowest first")
 	fs.Var((*stringList)(&c.filters), "filter", "`NAME` of a filter to use instead of all; repeatable:\n"+strings.Join(filterList(filters), ", "))
 	fs.Float64Var(&c.overcommit, "overcommit", 0.05, "`RATIO` of CPUs and memory to promise beyond what a node has")
 	fs.BoolVar(&c.countStopped, "count-stopped", false, "stopped containers take room, too")
@@ -362,7 +362,8 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	if err != nil {
 		return err
 	}
-	err = store.begin(base, managerRow{version, c.strategy, strings.Join(filterList(sched.filters), ", "), c.overcommit, c.countStopped, c.groupBy})
+	err = store.begin(base, managerRow{version, sched.strategy, strings.Join(filterList(sched.filters), ", "), c.overcommit, c.countStopped,
+		c.groupBy, sched.file.sql(), c.relayPorts})
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,8 @@ func (t *tx) dropMirror(id int64) error {
 func (s *store) begin(ctx context.Context, m managerRow) error {
 	return s.write(ctx, func(t *tx) error {
 		_, err := t.exec(`UPDATE manager SET version = ?, strategy = ?, filters = ?, overcommit = ?, count_stopped = ?, group_by = ?,
-			started_at = strftime('%s','now')`, m.version, m.strategy, m.filters, m.overcommit, m.countStopped, jsonText(append([]string{}, m.groupBy...)))
+			strategy_sql = ?, relay_ports = ?, started_at = strftime('%s','now')`, m.version, m.strategy, m.filters, m.overcommit, m.countStopped,
+			jsonText(append([]string{}, m.groupBy...)), m.strategySQL, m.relayPorts)
 		if err != nil {
 			return err
 		}
@@ -84,6 +85,8 @@ type managerRow struct {
 	overcommit                 float64
 	countStopped               bool
 	groupBy                    []string
+	strategySQL                string
+	relayPorts                 bool
 }
 
 // strayNodes lists nodes that an earlier run knew and addresses does not name.

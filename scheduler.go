@@ -114,16 +114,23 @@ type scheduler struct {
 	log      *slog.Logger
 	store    *store
 	strategy string
+	file     *strategyFile // nil: the strategy is one of strategies
 	filters  []filter
 	// portsOnce: a fixed port may be used by one container of the whole cluster (-relay-ports).
 	portsOnce bool
 }
 
 func newScheduler(log *slog.Logger, s *store, strategyName string, filterNames []string) (*scheduler, error) {
-	if _, ok := strategies[strategyName]; !ok {
-		return nil, fmt.Errorf("strategy %q: expected spread, binpack or random", strategyName)
-	}
 	sc := &scheduler{log: log, store: s, strategy: strategyName, filters: filters}
+	if strings.HasSuffix(strategyName, ".sql") {
+		var err error
+		if sc.file, err = readStrategyFile(strategyName); err != nil {
+			return nil, err
+		}
+		sc.strategy = sc.file.name
+	} else if _, ok := strategies[strategyName]; !ok {
+		return nil, fmt.Errorf("strategy %q: expected spread, binpack or random, or a file that ends in .sql", strategyName)
+	}
 	if len(filterNames) == 0 {
 		return sc, nil
 	}
@@ -173,7 +180,12 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 	seed := rand.Int64N(1 << 31)
 	var p *placement
 	var refused error
-	err := sc.store.write(ctx, func(t *tx) error {
+	scores, done, err := sc.fileScores(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	err = sc.store.write(ctx, func(t *tx) error {
 		p, refused = &placement{name: w.name}, nil
 		if w.kind == "container" {
 			if err := t.claimName(p); err != nil {
@@ -193,6 +205,9 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 		q, err := sc.query(t, w, seed)
 		if err != nil {
 			return err
+		}
+		if scores != "" {
+			q.applyFile(sc.file, scores)
 		}
 		refused, err = q.decide(t, w, p)
 		if err != nil {
@@ -248,10 +263,15 @@ type query struct {
 	soft     []clause // preferences
 	homes    []clause
 	args     []any // ?1 to ?3: CPUs, memory, seed
+	st       strategy
 }
 
 func (sc *scheduler) query(t *tx, w *workload, seed int64) (*query, error) {
 	q := &query{strategy: sc.strategy, seed: seed, args: []any{w.nanoCPUs, w.memory, seed}}
+	if sc.file != nil {
+		q.strategy = "spread" // until applyFile
+	}
+	q.st = strategies[q.strategy]
 	for _, f := range sc.filters {
 		clauses, err := f.clauses(t, w)
 		if err != nil {
@@ -329,7 +349,7 @@ func (q *query) order(w *workload) (sql string, args []any) {
 		sql += prefer + " DESC, "
 	}
 	last, lastArgs := w.lastOrder()
-	return sql + strategies[q.strategy].order + ", " + last + ", n.id", slices.Concat(args, preferArgs, lastArgs)
+	return sql + q.st.order + ", " + last + ", n.id", slices.Concat(args, preferArgs, lastArgs)
 }
 
 // decide writes the ledger and reserves. It returns a *noNodeError as refused,
@@ -380,7 +400,7 @@ const ask = "WITH ask (cpus, memory, seed) AS (VALUES (?1, ?2, ?3))"
 func (q *query) reserve(t *tx, w *workload, p *placement) (score int64, err error) {
 	where, whereArgs := q.where()
 	order, orderArgs := q.order(w)
-	st := strategies[q.strategy]
+	st := q.st
 	pick := fmt.Sprintf(`
 		SELECT n.id, n.name, %s AS score FROM node_load n
 		 WHERE %s
@@ -424,7 +444,7 @@ type judged struct {
 // judge judges every node by every clause and words it in e.
 func (q *query) judge(t *tx, e *noNodeError) (all []judged, fitting int, err error) {
 	by, byArgs := q.refusedBy()
-	rows, err := t.query(fmt.Sprintf(ask+" SELECT n.id, n.name, n.address, %s, CAST(%s AS INTEGER) FROM node_load n ORDER BY n.id", by, strategies[q.strategy].score),
+	rows, err := t.query(fmt.Sprintf(ask+" SELECT n.id, n.name, n.address, %s, CAST(%s AS INTEGER) FROM node_load n ORDER BY n.id", by, q.st.score),
 		slices.Concat(q.args, byArgs)...)
 	if err != nil {
 		return nil, 0, err

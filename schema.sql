@@ -4,9 +4,11 @@ CREATE TABLE manager (
   cluster_id    TEXT    NOT NULL,                -- shown as ID by docker info; made once, never changes
   version       TEXT    NOT NULL DEFAULT '',     -- of the program that runs, or ran last
   strategy      TEXT    NOT NULL DEFAULT 'spread',
+  strategy_sql  TEXT    NOT NULL DEFAULT '',     -- of a strategy of the operator's; '' for one that is built in
   filters       TEXT    NOT NULL DEFAULT '',     -- names in use, comma between
   overcommit    REAL    NOT NULL DEFAULT 0.05,   -- 0.05 promises 105 % of a node's CPUs and memory
   count_stopped INTEGER NOT NULL DEFAULT 0 CHECK (count_stopped IN (0, 1)),
+  relay_ports   INTEGER NOT NULL DEFAULT 0 CHECK (relay_ports IN (0, 1)), -- 1: a fixed port may be published once in the cluster
   group_by      TEXT    NOT NULL DEFAULT '[]',   -- labels whose value makes a group, JSON
   started_at    INTEGER NOT NULL DEFAULT 0       -- unix seconds
 ) STRICT;
@@ -305,6 +307,7 @@ CREATE TABLE placements (
   engine_us    INTEGER NOT NULL DEFAULT 0      -- microseconds the engine took to answer
 ) STRICT;
 CREATE INDEX placements_by_name ON placements (name);
+CREATE INDEX placements_by_node ON placements (node_id);
 CREATE INDEX placements_by_container ON placements (container_id) WHERE container_id <> '';
 CREATE INDEX placements_by_swarm_id ON placements (swarm_id) WHERE swarm_id <> '';
 

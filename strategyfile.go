@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	rankTime         = 100 * time.Millisecond // longer takes no strategy: the create goes by spread
+	maxStrategyBytes = 64 << 10
+)
+
+// strategyFile is a strategy of the operator's: one SELECT that gives node (its name
+// or id) and score; the lowest score is preferred. It runs on a connection that
+// cannot write. Nodes it does not give, or gives without a score, are out.
+type strategyFile struct {
+	name, text string
+	turn       chan struct{} // one create at a time: each ranks by what the one before reserved
+}
+
+// byFile ranks by the file's scores, which are ?3: a JSON object of node id to score.
+var byFile = strategy{
+	score: "CAST(round(" + fileScore + ") AS INTEGER)",
+	order: fileScore + ", n.containers",
+}
+
+const fileScore = `json_extract(?3, '$."' || n.id || '"')`
+
+// readStrategyFile reads and checks a strategy before anything is touched, against
+// an empty database of the same schema.
+func readStrategyFile(path string) (*strategyFile, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("strategy %s: %w", path, plain(err))
+	}
+	if len(data) > maxStrategyBytes {
+		return nil, fmt.Errorf("strategy %s: %d bytes long, at most %d are allowed", path, len(data), maxStrategyBytes)
+	}
+	f := newStrategyFile(filepath.Base(path), string(data))
+	if err := f.check(context.Background()); err != nil {
+		return nil, fmt.Errorf("strategy %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func newStrategyFile(name, text string) *strategyFile {
+	return &strategyFile{name: name, text: text, turn: make(chan struct{}, 1)}
+}
+
+// check tells of what is wrong with the file, by line.
+func (f *strategyFile) check(ctx context.Context) error {
+	bare := bareSQL(f.text)
+	first := strings.ToUpper(strings.TrimSpace(bare))
+	if !strings.HasPrefix(first, "SELECT") && !strings.HasPrefix(first, "WITH") {
+		return errors.New("expected one SELECT that gives node and score")
+	}
+	if at := strings.IndexByte(bare, ';'); at >= 0 && strings.TrimSpace(bare[at+1:]) != "" {
+		rest := at + 1 + len(bare[at+1:]) - len(strings.TrimLeft(bare[at+1:], " \t\r\n"))
+		return fmt.Errorf("line %d: expected one SELECT, found more behind it", lineOf(bare, rest))
+	}
+	db, err := sql.Open("sqlite", ":memory:")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	if _, err := db.ExecContext(ctx, schema+";PRAGMA query_only = 1"); err != nil {
+		return err
+	}
+	_, err = f.rank(ctx, db.QueryContext, &workload{})
+	if err == nil {
+		return nil
+	}
+	words := sqliteWords(err)
+	if line := f.errorLine(ctx, db, bare, words); line > 0 {
+		return fmt.Errorf("line %d: %s", line, words)
+	}
+	return errors.New(words)
+}
+
+// errorLine finds the line that SQLite complains of, which its driver does not
+// tell; 0 if that cannot be known.
+func (f *strategyFile) errorLine(ctx context.Context, db *sql.DB, bare, words string) int {
+	var token string
+	if rest, ok := strings.CutPrefix(words, `near "`); ok {
+		token = strings.TrimSuffix(rest, `": syntax error`)
+		// The parser reads from left to right: the shortest beginning that gives this error ends there.
+		for at := 0; ; {
+			next := strings.Index(f.text[at:], token)
+			if next < 0 || token == "" {
+				return 0
+			}
+			at += next + len(token)
+			if st, err := db.PrepareContext(ctx, f.text[:at]); err == nil {
+				st.Close()
+			} else if sqliteWords(err) == words {
+				return lineOf(f.text, at-len(token))
+			}
+		}
+	}
+	cause, name, ok := strings.Cut(words, ": ")
+	if !ok || !strings.HasPrefix(cause, "no such") && !strings.HasPrefix(cause, "ambiguous column") {
+		if words == "incomplete input" {
+			return lineOf(bare, len(strings.TrimRight(bare, " \t\r\n;")))
+		}
+		return 0
+	}
+	if at := strings.Index(strings.ToLower(bare), strings.ToLower(name)); at >= 0 {
+		return lineOf(bare, at)
+	}
+	return 0
+}
+
+func lineOf(text string, at int) int { return 1 + strings.Count(text[:at], "\n") }
+
+// bareSQL blanks out comments and what is in quotes, so that all else stays where it is.
+func bareSQL(text string) string {
+	out := []byte(text)
+	blank := func(from, to int) {
+		for i := from; i < min(to, len(out)); i++ {
+			if out[i] != '\n' {
+				out[i] = ' '
+			}
+		}
+	}
+	for i := 0; i < len(text); i++ {
+		end := ""
+		switch {
+		case strings.HasPrefix(text[i:], "--"):
+			end = "\n"
+		case strings.HasPrefix(text[i:], "/*"):
+			end = "*/"
+		case text[i] == '\'' || text[i] == '"' || text[i] == '`':
+			end = text[i : i+1]
+		default:
+			continue
+		}
+		to := len(text)
+		if n := strings.Index(text[i+1:], end); n >= 0 {
+			to = i + 1 + n + len(end)
+		}
+		blank(i, to)
+		i = to - 1
+	}
+	return string(out)
+}
+
+// rank runs the file and returns its scores as JSON, by node id. The query may use
+// what is asked for as :nano_cpus, :memory_bytes, :image, :name and :labels (JSON).
+func (f *strategyFile) rank(ctx context.Context, query func(context.Context, string, ...any) (*sql.Rows, error), w *workload) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, rankTime)
+	defer cancel()
+	ids := map[string]int64{}
+	nodes, err := query(ctx, "SELECT id, name FROM node_load")
+	if err != nil {
+		return "", err
+	}
+	err = eachRow(nodes, func(values []any) error {
+		id, _ := values[0].(int64)
+		name, _ := values[1].(string)
+		ids[name] = id
+		return nil
+	})
+	nodes.Close()
+	if err != nil {
+		return "", err
+	}
+	rows, err := query(ctx, f.text, sql.Named("nano_cpus", w.nanoCPUs), sql.Named("memory_bytes", w.memory),
+		sql.Named("image", w.image), sql.Named("name", w.name), sql.Named("labels", jsonText(w.labels)))
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		return "", err
+	}
+	column := func(name string) int {
+		return slices.IndexFunc(columns, func(c string) bool { return strings.EqualFold(c, name) })
+	}
+	node, score := column("node"), column("score")
+	if node < 0 || score < 0 {
+		return "", fmt.Errorf("expected columns node and score, got %s", strings.Join(columns, ", "))
+	}
+	scores := map[int64]any{}
+	err = eachRow(rows, func(values []any) error {
+		id, ok := values[node].(int64)
+		if !ok {
+			id = ids[cell(values[node])]
+		}
+		switch values[score].(type) {
+		case nil:
+			return nil
+		case int64, float64:
+		default:
+			return fmt.Errorf("score %q of node %s: expected a number", cell(values[score]), cell(values[node]))
+		}
+		if _, twice := scores[id]; !twice {
+			scores[id] = values[score]
+		}
+		return nil
+	})
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return "", fmt.Errorf("took over %d ms", rankTime.Milliseconds())
+	}
+	if err != nil {
+		return "", err
+	}
+	return jsonText(scores), nil
+}
+
+// applyFile makes q go by the file's scores.
+func (q *query) applyFile(f *strategyFile, scores string) {
+	q.strategy, q.st, q.args[2] = f.name, byFile, scores
+	words := "ranked by " + f.name
+	q.clauses = append(q.clauses, clause{filter: "strategy", one: "is not " + words, many: "are not " + words,
+		sql: `json_extract(?, '$."' || n.id || '"') IS NOT NULL`, args: []any{scores}})
+}
+
+// fileScores asks the file, after the last commit, and takes its turn until done is
+// called. A file that fails is warned of, and this create goes by spread: scores is "".
+func (sc *scheduler) fileScores(ctx context.Context, w *workload) (scores string, done func(), err error) {
+	if sc.file == nil {
+		return "", func() {}, nil
+	}
+	select {
+	case sc.file.turn <- struct{}{}:
+	case <-ctx.Done():
+		return "", nil, ctx.Err()
+	}
+	scores, err = sc.file.rank(ctx, sc.store.ro.QueryContext, w)
+	if err != nil {
+		sc.log.Warn("strategy file failed, placed by spread", "file", sc.file.name, "err", sqliteWords(err))
+	}
+	return scores, func() { <-sc.file.turn }, nil
+}
+
+// sql is the file's text, for the manager's row: explain ranks by it.
+func (f *strategyFile) sql() string {
+	if f == nil {
+		return ""
+	}
+	return f.text
+}

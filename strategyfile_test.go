@@ -1,0 +1,156 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// strategyOf writes a strategy file and returns a scheduler that goes by it.
+func strategyOf(t testing.TB, s *store, text string) (*scheduler, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "mine.sql")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return newScheduler(slog.New(slog.DiscardHandler), s, path, nil)
+}
+
+func TestStrategyFileThatIsWrongStopsTheStartAndNamesTheLine(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, text, want string }{
+		{"a column that is not there", "SELECT n.name AS node,\n  -- n.pric\n  n.pric AS score\nFROM node_load n", "line 3: no such column: n.pric"},
+		{"a table that is not there", "SELECT name AS node, 1 AS score\nFROM\nnode_laod", "line 3: no such table: node_laod"},
+		{"a function that is not there", "SELECT name AS node,\nscoer(id) AS score FROM node_load", "line 2: no such function: scoer"},
+		{"a word where none can be", "SELECT name AS node, 'FRO' AS x,\n1 AS score\nFRO node_load", `line 3: near "FRO": syntax error`},
+		{"an end too early", "SELECT name AS node,\n1 AS score FROM node_load WHERE (\n\n", "line 2: incomplete input"},
+		{"two statements", "SELECT name AS node, 1 AS score FROM node_load;\n-- more\nDELETE FROM nodes", "line 3: expected one SELECT, found more behind it"},
+		{"no SELECT", "DELETE FROM nodes", "expected one SELECT that gives node and score"},
+		{"other columns", "SELECT name, 1 AS score FROM node_load", "expected columns node and score, got name, score"},
+		{"nothing", "-- later", "expected one SELECT that gives node and score"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := strategyOf(t, nil, c.text); err == nil || !strings.HasSuffix(err.Error(), "mine.sql: "+c.want) {
+				t.Errorf("strategy %q: %v, want %s", c.text, err, c.want)
+			}
+		})
+	}
+	_, err := swarmlite(t, "-strategy", "/nowhere/mine.sql")
+	if want := "-strategy /nowhere/mine.sql: no such file or directory"; err == nil || err.Error() != want {
+		t.Errorf("start with no such file: %v, want %s", err, want)
+	}
+}
+
+func TestStrategyFileRanks(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, rows, text, body, want string }{
+		{"the lowest score is preferred", "", "SELECT name AS node, -id AS score FROM node_load", "{}", "node-3 mine.sql -3 3"},
+		{"nodes by id, fractions count", "", "SELECT id AS node, 1 + abs(id - 2) / 10.0 AS score FROM node_load", "{}", "node-2 mine.sql 1 3"},
+		{"equal scores go to the node with fewest containers", "UPDATE nodes SET containers = 1 WHERE id < 3", "SELECT name AS node, 7 AS score FROM node_load", "{}", "node-3 mine.sql 7 3"},
+		{"the first that passes the built-in clauses", "UPDATE nodes SET availability = 'pause' WHERE id = 3", "SELECT name AS node, -id AS score FROM node_load", "{}", "node-2 mine.sql -2 2"},
+		{"soft expressions come first", "", "SELECT name AS node, -id AS score FROM node_load", `{"Env":["constraint:node==~node-1"]}`, "node-1 mine.sql -1 3"},
+		{"a node without a score is out", "", "SELECT name AS node, CASE id WHEN 1 THEN NULL ELSE id END AS score FROM node_load", "{}", "node-2 mine.sql 2 2"},
+		{"what is asked for can be used", "", "SELECT name AS node, CASE WHEN :memory_bytes > 1000 AND :image = 'nginx' AND :labels ->> 'k' = 'v' THEN -id ELSE id END AS score FROM node_load",
+			`{"Image":"nginx","Labels":{"k":"v"},"HostConfig":{"Memory":2000}}`, "node-3 mine.sql -3 3"},
+		{"one that takes too long is passed over for spread", "UPDATE nodes SET containers = 1 WHERE id < 3",
+			"WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE (SELECT count(*) FROM node_load) > 0 LIMIT 1000000000) SELECT name AS node, (SELECT sum(x) FROM c) AS score FROM node_load", "{}", "node-3 spread 200 3"},
+		{"one that fails is passed over for spread", "UPDATE nodes SET containers = 1 WHERE id < 3", "SELECT name AS node, json_extract(name, '$.x') AS score FROM node_load", "{}", "node-3 spread 200 3"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := testStore(t)
+			s.sql(t, standardCluster+";"+c.rows)
+			sc, err := strategyOf(t, s, c.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := sc.placeBody(t.Context(), t, "web", c.body); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.one(t, "SELECT node || ' ' || strategy || ' ' || score || ' ' || fitting FROM placements"); got != c.want {
+				t.Errorf("placed %q, want %q", got, c.want)
+			}
+		})
+	}
+	s := testStore(t)
+	s.sql(t, standardCluster)
+	sc, err := strategyOf(t, s, "SELECT name AS node, 1 AS score FROM node_load WHERE id > 9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sc.placeBody(t.Context(), t, "web", "{}"); err == nil || err.Error() != "no node fits: 3 of 3 are not ranked by mine.sql" {
+		t.Errorf("a file that ranks nobody: %v", err)
+	}
+}
+
+// Creates at once must each see what the one before has reserved: by fewest
+// containers 30 of them on 3 nodes come out even.
+func TestStrategyFileRanksAfterTheLastCommit(t *testing.T) {
+	t.Parallel()
+	s := testStore(t)
+	s.sql(t, standardCluster)
+	sc, err := strategyOf(t, s, "SELECT name AS node, containers AS score FROM node_load")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The limit on time would make a busy machine fall back, which this is not about.
+	var wg sync.WaitGroup
+	for i := range 30 {
+		wg.Go(func() {
+			if _, err := sc.placeBody(t.Context(), t, fmt.Sprint("web-", i), "{}"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := s.all(t, "SELECT containers FROM nodes ORDER BY id"); got != "10\n10\n10" {
+		t.Errorf("containers by node: %q, want 10 each", got)
+	}
+}
+
+func TestStrategyExamples(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ file, rows, want string }{
+		{"cheapest.sql", "INSERT INTO node_labels VALUES (1, 'price', '0.4', 'operator'), (2, 'price', '0.096', 'operator'); UPDATE nodes SET slots = 2", "node-2 node-2 node-1 node-1 node-3"},
+		{"least-recently-used.sql", "UPDATE nodes SET containers = 5 WHERE id = 1", "node-2 node-3 node-1 node-2 node-3"},
+	} {
+		t.Run(c.file, func(t *testing.T) {
+			t.Parallel()
+			s := testStore(t)
+			s.sql(t, standardCluster+";"+c.rows)
+			sc, err := newScheduler(slog.New(slog.DiscardHandler), s, filepath.Join("examples", c.file), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for i := range strings.Fields(c.want) {
+				p, err := sc.placeBody(t.Context(), t, fmt.Sprint("web-", i), "{}")
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, p.nodeName)
+			}
+			if words := strings.Join(got, " "); words != c.want {
+				t.Errorf("%s placed on %s, want %s", c.file, words, c.want)
+			}
+		})
+	}
+}
+
+func TestExplainRanksByTheManagersStrategyFile(t *testing.T) {
+	t.Parallel()
+	s, path := clusterFile(t, standardCluster)
+	err := s.begin(t.Context(), managerRow{strategy: "mine.sql", strategySQL: "SELECT name AS node, -id AS score FROM node_load"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.sql(t, "UPDATE nodes SET state = 'healthy'")
+	if got, err := swarmlite(t, "explain", "-db", path, "nginx"); err != nil || !strings.Contains(got, "mine.sql would choose node-3: 3 of 3 fit") {
+		t.Errorf("explain = %v\n%s", err, got)
+	}
+}
