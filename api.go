@@ -112,7 +112,7 @@ var routes = []route{
 	// nodes, and the Swarm-mode families that are refused on purpose
 	{"GET", "/nodes", nodeList},
 	{"GET", "/nodes/{id}", nodeInspect},
-	{"POST", "/nodes/{id}/update", later},
+	{"POST", "/nodes/{id}/update", nodeUpdate},
 	{"DELETE", "/nodes/{id}", later},
 	{"GET", "/swarm", noSwarm},
 	{"POST", "/swarm/init", noSwarm},

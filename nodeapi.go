@@ -46,7 +46,7 @@ func noNode(ref string) error { return errorf(http.StatusNotFound, "node %s not 
 // swarmNodes reads the nodes that where picks, by name.
 func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]*swarmNode, error) {
 	rows, err := c.store.query(ctx, `
-		SELECT coalesce(n.engine_id, replace(n.address, 'tcp://', '')), n.name, n.added_at, n.state_at, n.state, n.availability, n.step, n.error, n.ip,
+		SELECT coalesce(n.engine_id, replace(n.address, 'tcp://', '')), n.name, n.spec_version, n.added_at, n.state_at, n.state, n.availability, n.step, n.error, n.ip,
 		       n.architecture, n.os_type, n.cpus, n.memory_bytes, n.engine_version, n.engine_labels,
 		       coalesce((SELECT json_extract(i.info, '$.Plugins') FROM node_info i WHERE i.node_id = n.id AND json_valid(i.info)), '{}'),
 		       (SELECT coalesce(json_group_object(key, value), '{}') FROM node_labels l WHERE l.node_id = n.id AND l.source = 'operator')
@@ -61,14 +61,13 @@ func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]
 		var added, since int64
 		var state, step, problem, engineLabels, plugins, labels string
 		d, e := &n.Description, &n.Description.Engine
-		if err := rows.Scan(&n.ID, &d.Hostname, &added, &since, &state, &n.Spec.Availability, &step, &problem, &n.Status.Addr,
+		if err := rows.Scan(&n.ID, &d.Hostname, &n.Version.Index, &added, &since, &state, &n.Spec.Availability, &step, &problem, &n.Status.Addr,
 			&d.Platform.Architecture, &d.Platform.OS, &d.Resources.NanoCPUs, &d.Resources.MemoryBytes, &e.EngineVersion, &engineLabels,
 			&plugins, &labels); err != nil {
 			return nil, err
 		}
 		d.Resources.NanoCPUs *= 1e9
 		n.CreatedAt, n.UpdatedAt = time.Unix(added, 0).UTC(), time.Unix(max(added, since), 0).UTC()
-		n.Version.Index = 1
 		n.Spec.Role = "worker"
 		n.Status.State = map[string]string{"healthy": "ready", "pending": "unknown"}[state]
 		if n.Status.State == "" {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -72,6 +71,9 @@ func (s *store) begin(ctx context.Context, m managerRow) error {
 			return err
 		}
 		if _, err := t.exec("UPDATE reservations SET state = 'unknown'"); err != nil {
+			return err
+		}
+		if _, err := t.exec("DELETE FROM waiting"); err != nil {
 			return err
 		}
 		_, err = t.exec("UPDATE nodes SET state = 'pending', confirmed = 0, failures = 0, answers = 1 WHERE state <> 'removed'")
@@ -158,12 +160,12 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 		if up.name, err = t.freeNodeName(id, bounded(f.info.Name)); err != nil {
 			return err
 		}
-		labels, slots, warnings := engineLabels(f.info.Labels)
+		labels, warnings := engineLabels(f.info.Labels)
 		up.warnings = append(up.warnings, warnings...)
-		_, err = t.exec(`UPDATE nodes SET engine_id = ?, name = ?, ip = ?, cpus = ?, memory_bytes = ?, slots = ?, storage_driver = ?,
+		_, err = t.exec(`UPDATE nodes SET engine_id = ?, name = ?, ip = ?, cpus = ?, memory_bytes = ?, storage_driver = ?,
 			kernel_version = ?, operating_system = ?, os_type = ?, architecture = ?, engine_version = ?, api_version = ?,
 			min_api_version = ?, clock_skew_ms = ?, engine_labels = ? WHERE id = ?`,
-			bounded(f.info.ID), up.name, f.ip, f.info.NCPU, f.info.MemTotal, slots, bounded(f.info.Driver),
+			bounded(f.info.ID), up.name, f.ip, f.info.NCPU, f.info.MemTotal, bounded(f.info.Driver),
 			bounded(f.info.KernelVersion), bounded(f.info.OperatingSystem), bounded(f.info.OSType), bounded(f.info.Architecture),
 			bounded(f.version.Version), f.api.String(), f.min.String(), f.skew.Milliseconds(), jsonText(labels), id)
 		if err != nil {
@@ -228,7 +230,7 @@ var automaticLabels = map[string]func(*engineInfo) string{
 }
 
 // engineLabels reads the labels an engine was started with.
-func engineLabels(list []string) (labels map[string]string, slots *int64, warnings []string) {
+func engineLabels(list []string) (labels map[string]string, warnings []string) {
 	labels = map[string]string{}
 	for _, l := range list {
 		k, v, ok := strings.Cut(l, "=")
@@ -236,17 +238,17 @@ func engineLabels(list []string) (labels map[string]string, slots *int64, warnin
 		case !ok:
 			warnings = append(warnings, fmt.Sprintf("engine label %q is not key=value and is ignored", l))
 			continue
-		case k == "node" || automaticLabels[k] != nil:
+		case ownLabel(k):
 			warnings = append(warnings, fmt.Sprintf("engine label %q is ignored: %s is set by swarmlite", l, k))
 			continue
 		}
 		labels[bounded(k)] = bounded(v)
 	}
-	if n, err := strconv.ParseInt(labels["containerslots"], 10, 64); err == nil && n >= 0 {
-		slots = &n
-	}
-	return labels, slots, warnings
+	return labels, warnings
 }
+
+// ownLabel tells whether only swarmlite sets this label.
+func ownLabel(key string) bool { return key == "node" || automaticLabels[key] != nil }
 
 // putNodeLabels writes the labels that constraints see; the operator's stay.
 func (t *tx) putNodeLabels(id int64, f *nodeFacts, labels map[string]string) error {
@@ -258,12 +260,20 @@ func (t *tx) putNodeLabels(id int64, f *nodeFacts, labels map[string]string) err
 			return err
 		}
 	}
+	return t.coverLabels(id, labels)
+}
+
+// coverLabels writes the engine's labels that no label of the operator's covers,
+// and the limit that containerslots sets.
+func (t *tx) coverLabels(id int64, labels map[string]string) error {
 	for k, v := range labels {
 		if _, err := t.exec("INSERT OR IGNORE INTO node_labels VALUES (?,?,?,'engine')", id, k, v); err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err := t.exec(`UPDATE nodes SET slots = (SELECT CAST(value AS INTEGER) FROM node_labels
+		WHERE node_id = ?1 AND key = 'containerslots' AND value <> '' AND value NOT GLOB '*[^0-9]*') WHERE id = ?1`, id)
+	return err
 }
 
 // nodeHealthy opens a node for placement.

@@ -49,6 +49,7 @@ CREATE TABLE nodes (
   swarm_node        TEXT    NOT NULL DEFAULT '',   -- the engine's own ID in that swarm
   swarm_managers    TEXT    NOT NULL DEFAULT '[]', -- such IDs of the managers it knows, JSON
   added_at          INTEGER NOT NULL DEFAULT (strftime('%s','now')), -- unix seconds
+  spec_version      INTEGER NOT NULL DEFAULT 1,    -- goes up with every docker node update
   containers        INTEGER NOT NULL DEFAULT 0,    -- that count, reservations included; kept by triggers,
   used_nano_cpus    INTEGER NOT NULL DEFAULT 0,    -- as are the sums of what they reserve
   used_memory_bytes INTEGER NOT NULL DEFAULT 0
