@@ -244,6 +244,7 @@ type callKey struct{}
 
 // ServeHTTP takes the version off the path, sets what every answer carries, and routes.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w = &answerWriter{ResponseWriter: w}
 	defer a.survive(w, r)
 	version, path := splitVersion(r.URL.Path)
 	fleet := a.cluster.nodes.fleet.Load()
@@ -252,6 +253,9 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Docker-Experimental", "false")
 	h.Set("Ostype", "linux")
 	h.Set("Server", a.server)
+	if r.Header.Get("Upgrade") != "" {
+		closeAfter(w)
+	}
 	if err := a.admit(r, path); err != nil {
 		a.fail(w, r, err)
 		return
@@ -260,8 +264,10 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	rc := &call{version: version}
-	r = r.WithContext(context.WithValue(r.Context(), callKey{}, rc))
+	rc := &call{version: version, client: r.Context()}
+	// The request's context ends at a half-close already, after which a client may well
+	// wait for its answer. So only those look at it that would never end by themselves.
+	r = r.WithContext(context.WithValue(context.WithoutCancel(r.Context()), callKey{}, rc))
 	r.URL.Path, r.URL.RawPath = path, ""
 	a.router.ServeHTTP(w, r)
 }
@@ -343,16 +349,36 @@ func (a *api) serve(handle handler, name *string) httprouter.Handle {
 	}
 }
 
-// fail answers err as Docker does.
+// answerWriter knows whether an answer has begun: what goes wrong after that can
+// only break the connection, or half an answer would look whole.
+type answerWriter struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (w *answerWriter) WriteHeader(status int) {
+	w.begun = true
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *answerWriter) Write(p []byte) (int, error) {
+	w.begun = true
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// fail answers err as Docker does. It does so although the client may have gone: one
+// that has only closed its own direction looks the same and waits for the answer.
 func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
-		return // the client has gone
-	}
 	err = storeError(err)
 	status := statusOf(err)
 	msg := err.Error()
-	if status == http.StatusInternalServerError && !errors.As(err, new(*apiError)) {
+	if status == http.StatusInternalServerError && !errors.As(err, new(*apiError)) && r.Context().Err() == nil {
 		a.log.Error("request not answered", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	if aw, ok := w.(*answerWriter); ok && aw.begun {
+		panic(http.ErrAbortHandler)
 	}
 	h := w.Header()
 	h.Del("Content-Length")

@@ -19,7 +19,8 @@ func parseAPIVersion(s string) (apiVersion, error) {
 	major, minor, ok := strings.Cut(s, ".")
 	a, errA := strconv.ParseUint(major, 10, 8)
 	b, errB := strconv.ParseUint(minor, 10, 16)
-	if !ok || errA != nil || errB != nil || b > 999 || major[0] == '+' || minor[0] == '+' {
+	zeros := len(major) > 1 && major[0] == '0' || len(minor) > 1 && minor[0] == '0'
+	if !ok || errA != nil || errB != nil || b > 999 || zeros {
 		return 0, fmt.Errorf("API version %q: expected two numbers with a dot, as in 1.41", s)
 	}
 	return apiVersion(a*1000 + b), nil

@@ -218,6 +218,7 @@ func containerAttachWebsocket(c *cluster, w http.ResponseWriter, r *http.Request
 }
 
 func (c *cluster) attach(w http.ResponseWriter, r *http.Request, call *call, protocol string) error {
+	closeAfter(w)
 	at, err := c.container(r.Context(), call.name)
 	if err != nil {
 		return err

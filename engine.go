@@ -14,11 +14,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/docker/docker/client"
-	"golang.org/x/sys/unix"
 )
 
 // Deadlines towards an engine (FAULTS S23). A hung engine still accepts
@@ -30,20 +28,22 @@ const (
 	probeWait   = 5 * time.Second
 	startWait   = 3 * time.Second // calls wait for a node's first connection
 	maxCalls    = 64              // ordinary calls under way to one engine
-	maxAnswer   = 64 << 20        // bytes of a JSON answer that we decode
+	maxHeader   = 1 << 20         // bytes of an answer's header
+	maxAnswer   = 32 << 20        // bytes of a JSON answer that we decode
 	maxItem     = 8 << 20         // bytes of one event
 	slowAnswers = 3               // calls over their deadline, in a row, that make a node unhealthy
 	second      = int64(1e9)
 )
 
-// patience is how long a kind of call may take until its first header byte.
+// patience is how long a kind of call may take until the answer's header.
 type patience int
 
 const (
-	read    patience = iota // readWait
+	read    patience = iota // readWait, also for each piece of the answer
 	change                  // writeWait, and longer while the engine's ping is answered
-	slow                    // the same, for calls that are meant to take long: they take no place from others
-	forever                 // streams and waits: only the connection's keep-alive ends them
+	slow                    // the same for calls that are meant to take long: they take no place from others
+	forever                 // streams, and calls that may take any time while the engine lives
+	endless                 // readWait, then nothing: the engine's own stream of events
 )
 
 // engine is the live connection to the daemon on a node.
@@ -72,6 +72,9 @@ type engine struct {
 	suspect    chan struct{} // a call ran out: probe now
 	tried      chan struct{} // closed when the first attempt to connect has ended, well or not
 	triedOnce  sync.Once
+	began      atomic.Int64                  // monotonic nanoseconds, when it was connected to
+	since      atomic.Int64                  // unix seconds, when it was found unhealthy
+	lost       atomic.Pointer[chan struct{}] // closed when it is
 
 	marks marks
 }
@@ -110,6 +113,8 @@ var errNoAnswer = errors.New("no answer in time")
 func newEngine(id int64, addr string, certs *certSource) (*engine, error) {
 	e := &engine{id: id, addr: addr, calls: make(chan struct{}, maxCalls), suspect: make(chan struct{}, 1),
 		tried: make(chan struct{})}
+	lost := make(chan struct{})
+	e.lost.Store(&lost)
 	e.setName(strings.TrimPrefix(addr, "tcp://"))
 	scheme, host, _ := strings.Cut(addr, "://")
 	e.network, e.host, e.base = "tcp", host, "http://"+host
@@ -125,14 +130,15 @@ func newEngine(id int64, addr string, certs *certSource) (*engine, error) {
 		e.tls = certs.clientConfig(true, name)
 	}
 	e.transport = &http.Transport{
-		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dialPlain(ctx) },
-		DialTLSContext:      func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dial(ctx) },
-		MaxIdleConnsPerHost: 16, // enough for a burst; an open file each, so they do not wait for long
-		IdleConnTimeout:     5 * time.Second,
-		DisableCompression:  true,
-		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
-		WriteBufferSize:     32 << 10,
-		ReadBufferSize:      32 << 10,
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dialPlain(ctx) },
+		DialTLSContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dial(ctx) },
+		MaxIdleConnsPerHost:    16, // enough for a burst; an open file each, so they do not wait for long
+		IdleConnTimeout:        5 * time.Second,
+		MaxResponseHeaderBytes: maxHeader,
+		DisableCompression:     true,
+		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
+		WriteBufferSize:        32 << 10,
+		ReadBufferSize:         32 << 10,
 	}
 	var err error
 	e.docker, err = client.NewClientWithOpts(client.WithHost("tcp://"+e.hostOnly()),
@@ -156,17 +162,10 @@ func (e *engine) versions() (lowest, highest apiVersion) {
 }
 
 func (e *engine) dialPlain(ctx context.Context) (net.Conn, error) {
+	// No TCP_USER_TIMEOUT: it would also end a connection whose other end lives and does
+	// not read for a while. Calls have deadlines, raw streams their watch.
 	d := net.Dialer{Timeout: dialWait,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3},
-		Control: func(network, _ string, c syscall.RawConn) error {
-			if !strings.HasPrefix(network, "tcp") {
-				return nil
-			}
-			// Unanswered bytes end a connection after 60 s; keep-alive alone does not watch those.
-			return c.Control(func(fd uintptr) {
-				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 60_000)
-			})
-		}}
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3}}
 	return d.DialContext(ctx, e.network, e.host)
 }
 
@@ -222,51 +221,72 @@ func (e *engine) doubt() {
 	}
 }
 
-// do sends req and waits for the answer's header as long as p allows. The
-// caller closes the body. Errors are *engineError.
+// do sends a client's req and waits for the answer's header as long as p allows. The
+// caller closes the body. Errors are *engineError, and an *apiError if the node
+// becomes unhealthy while the call waits for its turn.
 func (e *engine) do(req *http.Request, p patience) (*http.Response, error) {
-	fail := func(sent, timeout bool, err error) error {
-		return &engineError{e.nodeName(), req.Method + " " + req.URL.Path, sent, timeout, err}
+	if p == forever {
+		return e.send(req, p)
 	}
-	if p == read || p == change {
+	if p != slow {
+		if err := e.turn(req); err != nil {
+			return nil, err
+		}
+		defer func() { <-e.calls }()
+	}
+	// The engine is heard to the end: it finishes what it has begun, and a client that
+	// has closed its own direction looks as if it had left.
+	return e.send(req.WithContext(context.WithoutCancel(req.Context())), p)
+}
+
+// turn waits for a place among the calls to this engine, for as long as the client
+// waits and the node is healthy.
+func (e *engine) turn(req *http.Request) error {
+	select {
+	case e.calls <- struct{}{}:
+		return nil
+	default:
+	}
+	for {
 		select {
 		case e.calls <- struct{}{}:
-			defer func() { <-e.calls }()
+			return nil
+		case <-*e.lost.Load():
+			if err := usable(e); err != nil {
+				return err
+			}
 		case <-req.Context().Done():
-			return nil, fail(false, false, req.Context().Err())
+			return &engineError{e.nodeName(), req.Method + " " + req.URL.Path, false, false, req.Context().Err()}
 		}
 	}
+}
+
+// send is do without a place among the calls that are counted: for streams, and for
+// what the manager itself asks.
+func (e *engine) send(req *http.Request, p patience) (*http.Response, error) {
 	if p == read && (req.Body == nil || req.Body == http.NoBody) && (req.Method == http.MethodGet || req.Method == http.MethodHead) {
 		return e.read(req)
+	}
+	fail := func(sent, timeout bool, err error) error {
+		return &engineError{e.nodeName(), req.Method + " " + req.URL.Path, sent, timeout, err}
 	}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	var sent atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
+	waiting, answered := context.WithCancel(ctx)
 	var timer *time.Timer
-	switch p {
-	case read:
+	if p == read || p == endless {
 		timer = time.AfterFunc(readWait, func() { cancel(errNoAnswer) })
-	case change, slow:
-		timer = time.AfterFunc(writeWait, func() {
-			for ctx.Err() == nil {
-				if err := e.ping(ctx, probeWait); err != nil {
-					cancel(errNoAnswer)
-					return
-				}
-				select {
-				case <-time.After(readWait):
-				case <-ctx.Done():
-				}
-			}
-		})
+	} else {
+		timer = time.AfterFunc(writeWait, func() { e.outlive(waiting, cancel, p) })
 	}
 	resp, err := e.transport.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, trace)))
-	if timer != nil {
-		timer.Stop()
-	}
+	timer.Stop()
+	answered()
 	if err != nil {
+		timeout := context.Cause(ctx) == errNoAnswer
 		cancel(nil)
-		if timeout := context.Cause(ctx) == errNoAnswer; timeout {
+		if timeout {
 			e.timeouts.Add(1)
 			e.doubt()
 			return nil, fail(sent.Load(), true, errNoAnswer)
@@ -278,17 +298,55 @@ func (e *engine) do(req *http.Request, p patience) (*http.Response, error) {
 	}
 	e.answered()
 	e.timeouts.Store(0)
-	resp.Body = &cancelBody{resp.Body, cancel}
+	body := &answerBody{ReadCloser: resp.Body, cancel: cancel}
+	if p == read || p == change || p == slow {
+		body.stalled = time.AfterFunc(time.Hour, func() { cancel(errNoAnswer) })
+		body.stalled.Stop()
+	}
+	resp.Body = body
 	return resp, nil
 }
 
-// cancelBody ends the call's context when its answer is closed.
-type cancelBody struct {
-	io.ReadCloser
-	cancel context.CancelCauseFunc
+// outlive gives up a call that is over its deadline when the engine's ping fails as
+// well: at once for a change, after a minute of silence for a call that may take any time.
+func (e *engine) outlive(waiting context.Context, cancel context.CancelCauseFunc, p patience) {
+	heard := monotonic()
+	for {
+		err := e.ping(waiting, probeWait)
+		switch {
+		case waiting.Err() != nil:
+			return
+		case err == nil:
+			heard = monotonic()
+		case p == change || time.Duration(monotonic()-heard) > writeWait:
+			cancel(errNoAnswer)
+			return
+		}
+		select {
+		case <-time.After(readWait):
+		case <-waiting.Done():
+			return
+		}
+	}
 }
 
-func (b *cancelBody) Close() error {
+// answerBody ends the call's context when its answer is closed, or stalls.
+type answerBody struct {
+	io.ReadCloser
+	cancel  context.CancelCauseFunc
+	stalled *time.Timer // runs while a read waits; nil: a stream, which may be silent
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	if b.stalled == nil {
+		return b.ReadCloser.Read(p)
+	}
+	b.stalled.Reset(readWait)
+	defer b.stalled.Stop()
+	return b.ReadCloser.Read(p)
+}
+
+func (b *answerBody) Close() error {
 	err := b.ReadCloser.Close()
 	b.cancel(nil)
 	return err
@@ -342,7 +400,7 @@ func (e *engine) getJSON(ctx context.Context, path, query string, dest any) erro
 	defer body.Close()
 	// One byte of room tells an answer that ends at the bound from one that is cut there.
 	lim := &io.LimitedReader{R: body, N: maxAnswer + 1}
-	if err := json.NewDecoder(lim).Decode(dest); err != nil {
+	if err := decodeAnswer(lim, dest); err != nil {
 		if lim.N <= 0 {
 			err = fmt.Errorf("over %d MiB", maxAnswer>>20)
 		}
@@ -351,12 +409,39 @@ func (e *engine) getJSON(ctx context.Context, path, query string, dest any) erro
 	return nil
 }
 
+// decodeAnswer reads one JSON value. A list of raw items is read item by item, or a
+// long one would be in memory twice.
+func decodeAnswer(r io.Reader, dest any) error {
+	dec := json.NewDecoder(r)
+	items, ok := dest.(*[]json.RawMessage)
+	if !ok {
+		return dec.Decode(dest)
+	}
+	*items = nil
+	start, err := dec.Token()
+	if err != nil || start == nil { // null is an empty list
+		return err
+	}
+	if start != json.Delim('[') {
+		return errors.New("expected a JSON array")
+	}
+	for dec.More() {
+		var item json.RawMessage
+		if err := dec.Decode(&item); err != nil {
+			return err
+		}
+		*items = append(*items, item)
+	}
+	_, err = dec.Token()
+	return err
+}
+
 func (e *engine) get(ctx context.Context, path, query string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.url(0, path, query), nil)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := e.do(req, read)
+	resp, err := e.send(req, read)
 	if err != nil {
 		return nil, err
 	}

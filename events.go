@@ -32,7 +32,7 @@ func events(c *cluster, w http.ResponseWriter, r *http.Request, call *call) erro
 	if bounded && until.Before(since) {
 		return errorf(http.StatusBadRequest, "`since` time (%s) cannot be after `until` time (%s)", call.query.Get("since"), call.query.Get("until"))
 	}
-	ctx := r.Context()
+	ctx := call.client
 	if bounded {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, until)

@@ -95,6 +95,7 @@ func execPass(c *cluster, w http.ResponseWriter, r *http.Request, call *call) er
 // execStart joins the client and the exec's streams, or starts it detached. The
 // body goes to the engine whole and never into the exec's input.
 func execStart(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	closeAfter(w)
 	e, _, err := c.execEngine(r.Context(), call.name)
 	if err != nil {
 		return err

@@ -404,13 +404,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 		sched.portsOnce = true
 		go cl.relay.run(base, ns.changed)
 	}
-	srv := &http.Server{
-		Handler:           newAPI(cl, log, version, c.allowHosts),
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    1 << 20,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
+	srv := newServer(newAPI(cl, log, version, c.allowHosts), log)
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }()
@@ -439,6 +433,18 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	}
 	srv.Close()
 	return nil
+}
+
+// newServer has the limits of S21; OPTIONS goes to the route table like all else (S12).
+func newServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:                      h,
+		ReadHeaderTimeout:            10 * time.Second,
+		IdleTimeout:                  2 * time.Minute,
+		MaxHeaderBytes:               1 << 20,
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
 }
 
 // watchReload hands out channels that receive on every SIGHUP.

@@ -191,11 +191,12 @@ func usable(e *engine) error {
 	if e.healthy.Load() {
 		return nil
 	}
-	reason := "not connected yet"
-	if t := e.trouble.Load(); t != nil && *t != "" {
-		reason = *t
+	t := e.trouble.Load()
+	if t == nil {
+		return errorf(http.StatusServiceUnavailable, "node %s is not healthy: not connected yet", e.nodeName())
 	}
-	return errorf(http.StatusServiceUnavailable, "node %s is not healthy: %s", e.nodeName(), reason)
+	return errorf(http.StatusServiceUnavailable, "node %s is not healthy since %s: %s", e.nodeName(),
+		time.Unix(e.since.Load(), 0).UTC().Format(time.RFC3339), *t)
 }
 
 // watch keeps one node's rows true until ctx ends: connect, list, follow, and
@@ -205,7 +206,16 @@ func (ns *nodes) watch(ctx context.Context, e *engine) {
 	for {
 		began := monotonic()
 		err := ns.session(ctx, e)
+		msg := err.Error()
+		wasHealthy := errors.As(err, new(*lostError))
+		if wasHealthy || e.trouble.Load() == nil {
+			e.since.Store(time.Now().Unix())
+		}
+		old := e.trouble.Swap(&msg)
 		e.healthy.Store(false)
+		if wasHealthy {
+			close(*e.lost.Load()) // calls that wait for their turn are refused
+		}
 		e.noteTried()
 		e.marks.end()
 		e.transport.CloseIdleConnections()
@@ -213,14 +223,11 @@ func (ns *nodes) watch(ctx context.Context, e *engine) {
 		if ctx.Err() != nil {
 			return
 		}
-		wasHealthy := errors.As(err, new(*lostError))
 		state := "unhealthy"
 		var dup *duplicateError
 		if errors.As(err, &dup) {
 			state = "duplicate"
 		}
-		msg := err.Error()
-		old := e.trouble.Swap(&msg)
 		if err := ns.store.nodeDown(ctx, e.id, state, err); err != nil && ctx.Err() == nil {
 			ns.log.Error("node state not written", "node", e.nodeName(), "err", err)
 		}
@@ -244,7 +251,7 @@ func (ns *nodes) watch(ctx context.Context, e *engine) {
 			}
 		}
 		select {
-		case <-time.After(pause/2 + rand.N(pause)):
+		case <-time.After(pause/2 + rand.N(pause/2)):
 		case <-ctx.Done():
 			return
 		}
@@ -308,6 +315,8 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 	}
 	e.trouble.Store(nil)
 	e.timeouts.Store(0)
+	lost := make(chan struct{})
+	e.lost.Store(&lost)
 	e.healthy.Store(true) // before the row: a create that picks the node must find it so
 	if err := ns.store.nodeHealthy(ctx, e.id); err != nil {
 		return &stepError{"write node", err}
@@ -421,7 +430,7 @@ func (e *engine) getRaw(ctx context.Context, path string) (raw json.RawMessage, 
 	if err != nil {
 		return nil, "", err
 	}
-	resp, err := e.do(req, read)
+	resp, err := e.send(req, read)
 	if err != nil {
 		return nil, "", err
 	}
@@ -462,7 +471,7 @@ func (ns *nodes) subscribe(ctx context.Context, e *engine, since time.Time) (io.
 	if err != nil {
 		return nil, err
 	}
-	resp, err := e.do(req, read)
+	resp, err := e.send(req, endless)
 	if err != nil {
 		return nil, err
 	}
@@ -495,6 +504,9 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader) *stepE
 				return &stepError{"write events", err}
 			}
 		case err := <-broken:
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				err = errors.New("the engine closed the connection")
+			}
 			return &stepError{"events", err}
 		case <-e.suspect:
 			if e.timeouts.Load() >= slowAnswers {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -21,6 +22,7 @@ type call struct {
 	version apiVersion // the client's; 0: none given
 	name    string     // what {id} or {name} stands for
 	query   url.Values
+	client  context.Context // ends when the client leaves, or has closed its own direction
 }
 
 // writeJSON answers 200 with v.
@@ -77,6 +79,11 @@ func copyAnswerHeaders(to, from http.Header) {
 		}
 	}
 	copyHeaders(to, from)
+	for k := range to {
+		if strings.HasPrefix(k, "Access-Control-") { // an engine's own web pages are not ours (S12)
+			delete(to, k)
+		}
+	}
 	for _, k := range ownHeaders {
 		delete(to, k)
 		if v, ok := own[k]; ok {
@@ -99,11 +106,12 @@ func (rl *relay) run(w http.ResponseWriter, r *http.Request, c *call) error {
 			body = http.NoBody
 		}
 	}
-	req, err := http.NewRequestWithContext(r.Context(), r.Method, rl.engine.url(c.version, rl.path, query.Encode()), body)
+	req, err := http.NewRequestWithContext(c.client, r.Method, rl.engine.url(c.version, rl.path, query.Encode()), body)
 	if err != nil {
 		return errorf(http.StatusBadRequest, "%v", err)
 	}
 	req.ContentLength = length
+	req.Header["User-Agent"] = nil // the client's or none
 	copyHeaders(req.Header, r.Header)
 	write := r.Method != http.MethodGet && r.Method != http.MethodHead
 	resp, err := rl.engine.do(req, rl.patience)
@@ -201,6 +209,7 @@ type hijack struct {
 }
 
 func (h *hijack) run(w http.ResponseWriter, r *http.Request, c *call) error {
+	closeAfter(w)
 	upgrade := strings.EqualFold(r.Header.Get("Upgrade"), h.protocol)
 	req, err := http.NewRequestWithContext(r.Context(), r.Method, h.engine.url(c.version, h.path, c.query.Encode()), nil)
 	if err != nil {
@@ -218,16 +227,13 @@ func (h *hijack) run(w http.ResponseWriter, r *http.Request, c *call) error {
 			}
 		}
 	}
-	conn, in, resp, err := h.engine.ask(r.Context(), req, h.body)
+	conn, in, resp, err := h.engine.ask(req, h.body)
 	if err != nil {
 		return asAnswer(err, true)
 	}
 	defer conn.Close()
 	if h.answered != nil {
 		h.answered()
-	}
-	if h.ended != nil {
-		defer h.ended()
 	}
 	raw := resp.StatusCode == http.StatusOK && !upgrade && h.protocol == "tcp" && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0
 	switched := resp.StatusCode == http.StatusSwitchingProtocols && upgrade && strings.EqualFold(resp.Header.Get("Upgrade"), h.protocol)
@@ -242,9 +248,14 @@ func (h *hijack) run(w http.ResponseWriter, r *http.Request, c *call) error {
 	return h.join(w, conn, in, resp, switched)
 }
 
+// closeAfter has an ordinary answer be the connection's last. A client that wants a
+// stream may send into it early; after a refusal those bytes must not be read as its
+// next request.
+func closeAfter(w http.ResponseWriter) { w.Header().Set("Connection", "close") }
+
 // ask sends req, with body as its whole body, over a connection of its own and
 // reads the header of the answer. The connection is never pooled (S10).
-func (e *engine) ask(ctx context.Context, req *http.Request, body []byte) (net.Conn, *bufio.Reader, *http.Response, error) {
+func (e *engine) ask(req *http.Request, body []byte) (net.Conn, *bufio.Reader, *http.Response, error) {
 	fail := func(sent, timeout bool, err error) (net.Conn, *bufio.Reader, *http.Response, error) {
 		if timeout {
 			e.timeouts.Add(1)
@@ -253,12 +264,10 @@ func (e *engine) ask(ctx context.Context, req *http.Request, body []byte) (net.C
 		e.doubt()
 		return nil, nil, nil, &engineError{e.nodeName(), req.Method + " " + req.URL.Path, sent, timeout, err}
 	}
-	conn, err := e.dial(ctx)
+	conn, err := e.dial(req.Context())
 	if err != nil {
 		return fail(false, false, err)
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
 	conn.SetDeadline(time.Now().Add(writeWait))
 	var head strings.Builder
 	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", req.Method, req.URL.RequestURI(), req.URL.Host)
@@ -268,12 +277,14 @@ func (e *engine) ask(ctx context.Context, req *http.Request, body []byte) (net.C
 		conn.Close()
 		return fail(true, isTimeout(err), err)
 	}
-	in := bufio.NewReaderSize(conn, 32<<10)
+	limit := &io.LimitedReader{R: conn, N: maxHeader}
+	in := bufio.NewReaderSize(limit, 32<<10)
 	resp, err := http.ReadResponse(in, req)
 	if err != nil {
 		conn.Close()
 		return fail(true, isTimeout(err), err)
 	}
+	limit.N = math.MaxInt64
 	e.answered()
 	conn.SetDeadline(time.Time{})
 	return conn, in, resp, nil
@@ -282,81 +293,4 @@ func (e *engine) ask(ctx context.Context, req *http.Request, body []byte) (net.C
 func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
-}
-
-// join takes over the client's connection and copies both ways until both ends
-// have closed, bytes that came early first.
-func (h *hijack) join(w http.ResponseWriter, engine net.Conn, fromEngine *bufio.Reader, resp *http.Response, switched bool) error {
-	header := w.Header().Clone()
-	client, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return fmt.Errorf("take over the connection: %w", err)
-	}
-	defer client.Close()
-	client.SetDeadline(time.Time{})
-	copyAnswerHeaders(header, resp.Header)
-	if switched {
-		header.Set("Connection", "Upgrade")
-		header.Set("Upgrade", h.protocol)
-		for k, v := range resp.Header {
-			if strings.HasPrefix(k, "Sec-Websocket-") {
-				header[k] = v
-			}
-		}
-	}
-	var head strings.Builder
-	fmt.Fprintf(&head, "HTTP/1.1 %d %s\r\n", resp.StatusCode, http.StatusText(resp.StatusCode))
-	header.Write(&head)
-	head.WriteString("\r\n")
-	if _, err := io.WriteString(client, head.String()); err != nil {
-		return nil
-	}
-	up := make(chan error, 1)
-	go func() {
-		from := &watchedReader{Reader: buffered.Reader}
-		_, err := io.Copy(engine, from)
-		if from.err != nil {
-			engine.Close() // the client has gone
-		}
-		closeWrite(engine)
-		if tc, ok := client.(*net.TCPConn); ok && err == nil {
-			// A client that has half-closed and one that has gone look the same; only probes tell.
-			tc.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3})
-		}
-		up <- err
-	}()
-	_, err = io.Copy(client, fromEngine)
-	closeWrite(client)
-	if err != nil {
-		engine.Close() // the client has gone
-	} else {
-		// The output has ended; what the client still sends nobody reads.
-		client.SetReadDeadline(time.Now().Add(time.Second))
-	}
-	<-up
-	return nil
-}
-
-// watchedReader keeps a read error apart from a write error: when the engine takes
-// no more input its output must still be read to the end.
-type watchedReader struct {
-	io.Reader
-	err error
-}
-
-func (r *watchedReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		r.err = err
-	}
-	return n, err
-}
-
-// closeWrite ends one direction; the other goes on.
-func closeWrite(c net.Conn) {
-	if cw, ok := c.(interface{ CloseWrite() error }); ok {
-		cw.CloseWrite()
-		return
-	}
-	c.Close()
 }

@@ -72,26 +72,13 @@ func (c *cluster) cutNode(ctx context.Context, ref string) (node, name string, o
 
 // detached does work that goes on though the client leaves, as engines finish what they began.
 func (c *cluster) detached(w http.ResponseWriter, r *http.Request, work func(context.Context) (*created, error)) error {
-	type outcome struct {
-		resp *created
-		err  error
+	resp, err := work(context.WithoutCancel(r.Context()))
+	if err != nil {
+		return asRefusal(asAnswer(err, true))
 	}
-	done := make(chan outcome, 1)
-	ctx := context.WithoutCancel(r.Context())
-	go func() {
-		resp, err := work(ctx)
-		done <- outcome{resp, err}
-	}()
-	select {
-	case o := <-done:
-		if o.err != nil {
-			return asRefusal(asAnswer(o.err, true))
-		}
-		copyAnswerHeaders(w.Header(), o.resp.header)
-		w.WriteHeader(o.resp.status)
-		w.Write(o.resp.body)
-	case <-r.Context().Done():
-	}
+	copyAnswerHeaders(w.Header(), resp.header)
+	w.WriteHeader(resp.status)
+	w.Write(resp.body)
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -23,8 +24,24 @@ type upstream struct {
 
 type upstreamConn struct {
 	net.Conn
-	in   *bufio.Reader
-	used int64 // monotonic nanoseconds
+	in     *bufio.Reader
+	header int   // bytes that may still come before the header is whole; below 0: it is
+	used   int64 // monotonic nanoseconds
+}
+
+// Read bounds an answer's header.
+func (c *upstreamConn) Read(p []byte) (int, error) {
+	if c.header == 0 {
+		return 0, fmt.Errorf("the answer's header is over %d MiB", maxHeader>>20)
+	}
+	if c.header > 0 && len(p) > c.header {
+		p = p[:c.header]
+	}
+	n, err := c.Conn.Read(p)
+	if c.header > 0 {
+		c.header -= n
+	}
+	return n, err
 }
 
 const (
@@ -120,8 +137,10 @@ func (e *engine) read(req *http.Request) (*http.Response, error) {
 			if err != nil {
 				return nil, fail(false, err)
 			}
-			conn = &upstreamConn{Conn: fresh, in: bufio.NewReaderSize(fresh, 16<<10)}
+			conn = &upstreamConn{Conn: fresh}
+			conn.in = bufio.NewReaderSize(conn, 16<<10)
 		}
+		conn.header = maxHeader
 		// A client that leaves ends the call.
 		stop := context.AfterFunc(req.Context(), func() { conn.SetDeadline(time.Unix(1, 0)) })
 		conn.SetDeadline(time.Now().Add(readWait))
@@ -145,8 +164,8 @@ func (e *engine) read(req *http.Request) (*http.Response, error) {
 		}
 		e.answered()
 		e.timeouts.Store(0)
-		conn.SetDeadline(time.Time{})
-		resp.Body = &upstreamBody{ReadCloser: resp.Body, engine: e, conn: conn, stop: stop,
+		conn.header = -1
+		resp.Body = &upstreamBody{ReadCloser: resp.Body, engine: e, conn: conn, ctx: req.Context(), stop: stop,
 			keep: !resp.Close && resp.StatusCode >= 200, ended: req.Method == http.MethodHead || resp.ContentLength == 0}
 		return resp, nil
 	}
@@ -157,12 +176,18 @@ type upstreamBody struct {
 	io.ReadCloser
 	engine      *engine
 	conn        *upstreamConn
+	ctx         context.Context
 	stop        func() bool
 	keep, ended bool
 	closed      bool
 }
 
+// Read waits up to readWait for each piece.
 func (b *upstreamBody) Read(p []byte) (int, error) {
+	b.conn.SetDeadline(time.Now().Add(readWait))
+	if b.ctx.Err() != nil {
+		return 0, b.ctx.Err() // its end may have set a deadline that has just been put off
+	}
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
 		b.ended = true
