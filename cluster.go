@@ -21,9 +21,10 @@ type cluster struct {
 	relay     *portRelay // nil without -relay-ports
 }
 
-// located is a container and the engine that has it.
+// located is a container and the engine that has it. ref is what the engine is asked
+// by: the client's own word where the engine knows it, as its messages repeat it.
 type located struct {
-	id, name string
+	id, name, ref string
 	*engine
 }
 
@@ -55,7 +56,10 @@ func (c *cluster) container(ctx context.Context, ref string) (*located, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &located{f.id, f.name, e}, nil
+	if ref = strings.TrimPrefix(ref, "/"); ref != f.name && !strings.HasPrefix(f.id, ref) {
+		ref = f.id
+	}
+	return &located{f.id, f.name, ref, e}, nil
 }
 
 // engine returns the engine of a node if it can be asked.

@@ -40,7 +40,7 @@ func containerRemove(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 	if err != nil {
 		return err
 	}
-	return (&relay{engine: at.engine, path: containerPath(r, call, at.id), patience: slow, answered: func(status int) {
+	return (&relay{engine: at.engine, path: containerPath(r, call, at), patience: slow, answered: func(status int) {
 		if status == http.StatusNoContent {
 			if err := c.store.dropContainer(c.base, at.engine.id, at.id); err != nil {
 				c.log.Error("row of a removed container not deleted", "container", at.id, "err", err)
@@ -64,7 +64,7 @@ func containerUpdate(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 	if err != nil {
 		return err
 	}
-	return (&relay{engine: at.engine, path: containerPath(r, call, at.id), patience: change,
+	return (&relay{engine: at.engine, path: containerPath(r, call, at), patience: change,
 		answered: func(int) { at.marks.add(mark{"update", at.id}) }}).run(w, r, call)
 }
 
@@ -74,7 +74,7 @@ func (c *cluster) toContainer(w http.ResponseWriter, r *http.Request, call *call
 	if err != nil {
 		return err
 	}
-	rl.engine, rl.path = at.engine, containerPath(r, call, at.id)
+	rl.engine, rl.path = at.engine, containerPath(r, call, at)
 	if changes {
 		rl.answered = func(int) {
 			at.marks.add(mark{"container", at.id})
@@ -98,10 +98,10 @@ func (c *cluster) relayPorts(ctx context.Context, at *located) {
 	}
 }
 
-// containerPath is the request's path with the container's full ID in it.
-func containerPath(r *http.Request, call *call, id string) string {
+// containerPath is the request's path as the container's engine knows it.
+func containerPath(r *http.Request, call *call, at *located) string {
 	suffix := strings.TrimPrefix(r.URL.Path, "/containers/"+call.name)
-	return "/containers/" + id + suffix
+	return "/containers/" + url.PathEscape(at.ref) + suffix
 }
 
 // containerInspect adds classic Swarm's Node object, and shows ports published on
@@ -187,7 +187,7 @@ func containerWait(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 	}
 	again := func() { at.marks.add(mark{"container", at.id}) }
 	resp := &endWatcher{ResponseWriter: w, last: again}
-	return (&relay{engine: at.engine, path: containerPath(r, call, at.id), patience: forever}).run(resp, r, call)
+	return (&relay{engine: at.engine, path: containerPath(r, call, at), patience: forever}).run(resp, r, call)
 }
 
 // endWatcher calls last before the first byte of the body goes out: wait's header
@@ -226,7 +226,7 @@ func (c *cluster) attach(w http.ResponseWriter, r *http.Request, call *call, pro
 	if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxJSON)); err != nil {
 		return errorf(http.StatusBadRequest, "read request body: %v", err)
 	}
-	return (&hijack{engine: at.engine, path: containerPath(r, call, at.id), protocol: protocol,
+	return (&hijack{engine: at.engine, path: containerPath(r, call, at), protocol: protocol,
 		ended: func() { at.marks.add(mark{"container", at.id}) }}).run(w, r, call)
 }
 
@@ -262,15 +262,18 @@ func containerRename(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 		return c.toContainer(w, r, call, &relay{patience: change}, true) // the engine's to refuse
 	}
 	old, err := c.store.renamed(r.Context(), at.engine.id, at.id, name)
+	if errors.As(err, new(*errNameTaken)) {
+		return errorf(http.StatusConflict, "Error when allocating new name: %v", err)
+	}
 	if err != nil {
-		return asRefusal(err)
+		return err
 	}
 	undo := func() {
 		if _, err := c.store.renamed(c.base, at.engine.id, at.id, old); err != nil {
 			c.log.Error("rename not undone", "container", at.id, "err", err)
 		}
 	}
-	rl := &relay{engine: at.engine, path: containerPath(r, call, at.id), patience: change, answered: func(status int) {
+	rl := &relay{engine: at.engine, path: containerPath(r, call, at), patience: change, answered: func(status int) {
 		if status != 0 && status >= 300 {
 			undo()
 		}

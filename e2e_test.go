@@ -184,6 +184,33 @@ func apiCall(t *testing.T, method, host, path string) (*http.Response, string) {
 	return resp, string(body)
 }
 
+// apiText sends a JSON body and returns what comes back, to its end.
+func apiText(t *testing.T, host, path, body string) string {
+	t.Helper()
+	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Post("http://"+host+path, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatalf("POST %s: %v", path, err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode >= 300 {
+		t.Fatalf("POST %s: %s %s %v", path, resp.Status, answer, err)
+	}
+	return string(answer)
+}
+
+// apiJSON is apiText for an answer that is a JSON object.
+func apiJSON(t *testing.T, host, path, body string) map[string]any {
+	t.Helper()
+	text := apiText(t, host, path, body)
+	var answer map[string]any
+	if err := json.Unmarshal([]byte(text), &answer); err != nil {
+		t.Fatalf("POST %s: %v: %s", path, err, text)
+	}
+	return answer
+}
+
 // jsonShape lists the keys of a JSON text with the types of their values, sorted:
 // ".State.Pid number". Of arrays the first element stands for all.
 func jsonShape(t *testing.T, text string) []string {

@@ -16,7 +16,7 @@ func execCreate(c *cluster, w http.ResponseWriter, r *http.Request, call *call) 
 	if err != nil {
 		return err
 	}
-	rl := &relay{engine: at.engine, path: containerPath(r, call, at.id), patience: change, editStatus: http.StatusCreated,
+	rl := &relay{engine: at.engine, path: containerPath(r, call, at), patience: change, editStatus: http.StatusCreated,
 		edit: func(data []byte) ([]byte, error) {
 			var answer struct{ Id string }
 			if err := json.Unmarshal(data, &answer); err != nil {
