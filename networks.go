@@ -41,8 +41,8 @@ func (c *cluster) network(ctx context.Context, ref, scope, extra string) (*netwo
 		return places, by, err
 	}
 	places, by, err := find()
-	if err == nil && len(places) == 0 {
-		// It may have been made on its host a moment ago.
+	if err == nil && len(places) != 1 {
+		// It may have been made on its host a moment ago, or another of its name removed.
 		c.nodes.settle(ctx)
 		places, by, err = find()
 	}
@@ -105,7 +105,7 @@ func networkInspect(c *cluster, w http.ResponseWriter, r *http.Request, call *ca
 	if err != nil {
 		return err
 	}
-	if n.scope != "local" || len(n.places) > 1 {
+	if n.scope != "local" && len(n.places) == 1 {
 		// Which workers use it may have changed with the call before this one.
 		c.nodes.settle(r.Context())
 		if n, err = c.network(r.Context(), call.name, call.query.Get("scope"), ""); err != nil {

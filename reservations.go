@@ -93,13 +93,13 @@ func (s *store) unknown(ctx context.Context, p *placement, message string, engin
 }
 
 type openReservation struct {
-	id, placement int64
-	swarmID       string
-	made          time.Time
+	id, placement       int64
+	kind, name, swarmID string
+	made                time.Time
 }
 
 func (s *store) unknownReservations(ctx context.Context, node int64) ([]openReservation, error) {
-	rows, err := s.query(ctx, "SELECT id, placement_id, swarm_id, made_at FROM reservations WHERE node_id = ? AND state = 'unknown'", node)
+	rows, err := s.query(ctx, "SELECT id, placement_id, kind, name, swarm_id, made_at FROM reservations WHERE node_id = ? AND state = 'unknown'", node)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func (s *store) unknownReservations(ctx context.Context, node int64) ([]openRese
 	for rows.Next() {
 		var r openReservation
 		var made int64
-		if err := rows.Scan(&r.id, &r.placement, &r.swarmID, &made); err != nil {
+		if err := rows.Scan(&r.id, &r.placement, &r.kind, &r.name, &r.swarmID, &made); err != nil {
 			return nil, err
 		}
 		r.made = time.Unix(made, 0)
@@ -125,6 +125,12 @@ func (ns *nodes) settleReservations(ctx context.Context, e *engine) error {
 		return err
 	}
 	for _, r := range list {
+		if r.kind != "container" {
+			if err := ns.settleThing(ctx, e, r); err != nil {
+				return err
+			}
+			continue
+		}
 		var found []json.RawMessage
 		if err := e.getJSON(ctx, "/containers/json", filterQuery("label", swarmIDLabel+"="+r.swarmID), &found); err != nil {
 			return err

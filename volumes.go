@@ -55,8 +55,8 @@ func (c *cluster) findVolumes(ctx context.Context, ref string) (places []volumeP
 // volume finds the places of a volume, or is an engine's 404.
 func (c *cluster) volume(ctx context.Context, ref string) ([]volumePlace, error) {
 	places, err := c.findVolumes(ctx, ref)
-	if err == nil && len(places) == 0 {
-		// It may have been made on its host a moment ago.
+	if err == nil && len(places) != 1 {
+		// It may have been made on its host a moment ago, or another of its name removed.
 		c.nodes.settle(ctx)
 		places, err = c.findVolumes(ctx, ref)
 	}
