@@ -16,6 +16,7 @@ type cluster struct {
 	nodes     *nodes
 	scheduler *scheduler
 	names     string          // plain, both or node: how lists name containers
+	everyNode bool            // -images=every-node: pull, load and import go to all nodes
 	base      context.Context // outlives requests: a create is finished when its client has gone
 	transfers transfers
 	relay     *portRelay // nil without -relay-ports

@@ -238,8 +238,16 @@ func containerCommit(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 	}
 	query := cloneQuery(call.query)
 	query.Set("container", at.id)
+	ref := query.Get("repo")
+	if tag := query.Get("tag"); ref != "" && tag != "" {
+		ref = joinTag(ref, tag)
+	}
 	return (&relay{engine: at.engine, path: "/commit", query: query, patience: forever,
-		answered: func(int) { at.marks.add(mark{"images", ""}) }}).run(w, r, call)
+		answered: func(status int) {
+			if status == http.StatusCreated {
+				c.tagsMoved(at.engine, "", []string{imageName(ref)})
+			}
+		}}).run(w, r, call)
 }
 
 func cloneQuery(q url.Values) url.Values {
@@ -449,6 +457,7 @@ const (
 // sure that nothing was sent.
 func (c *cluster) create(ctx context.Context, header http.Header, call *call, load *workload, data []byte) (*created, error) {
 	c.nodes.firstTries(ctx)
+	c.freshImage(ctx, load.image)
 	settled := false
 	for {
 		p, err := c.scheduler.place(ctx, load)
@@ -471,7 +480,10 @@ func (c *cluster) create(ctx context.Context, header http.Header, call *call, lo
 			continue
 		}
 		began := time.Now()
-		resp, err := c.createOn(ctx, e, header, call, p, data)
+		var resp *created
+		if err = c.rightImage(ctx, load.image, e); err == nil {
+			resp, err = c.createOn(ctx, e, header, call, p, data)
+		}
 		if err == nil && resp.status == http.StatusNotFound {
 			resp, err = c.createWithImage(ctx, e, header, call, p, load, data, resp)
 		}

@@ -28,6 +28,7 @@ const (
 	probeWait   = 5 * time.Second
 	startWait   = 3 * time.Second // calls wait for a node's first connection
 	maxCalls    = 64              // ordinary calls under way to one engine
+	maxHeavy    = 8               // pulls, builds, loads, imports and pushes under way there
 	maxHeader   = 1 << 20         // bytes of an answer's header
 	maxAnswer   = 32 << 20        // bytes of a JSON answer that we decode
 	maxItem     = 8 << 20         // bytes of one event
@@ -58,6 +59,7 @@ type engine struct {
 	docker        *client.Client
 	reads         upstream
 	calls         chan struct{} // places for ordinary calls
+	heavy         chan struct{} // places for pulls, loads, builds and the like
 
 	healthy    atomic.Bool
 	name       atomic.Pointer[string]
@@ -76,7 +78,8 @@ type engine struct {
 	since      atomic.Int64                  // unix seconds, when it was found unhealthy
 	lost       atomic.Pointer[chan struct{}] // closed when it is
 
-	marks marks
+	builds buildStreams
+	marks  marks
 }
 
 // shownNode is what inspect shows of a node: classic Swarm's Node object, ready made,
@@ -111,7 +114,7 @@ var errNoAnswer = errors.New("no answer in time")
 // newEngine prepares the connection to the daemon at addr; nothing is dialed yet.
 // Without certs TCP is plain; sockets always are.
 func newEngine(id int64, addr string, certs *certSource) (*engine, error) {
-	e := &engine{id: id, addr: addr, calls: make(chan struct{}, maxCalls), suspect: make(chan struct{}, 1),
+	e := &engine{id: id, addr: addr, calls: make(chan struct{}, maxCalls), heavy: make(chan struct{}, maxHeavy), suspect: make(chan struct{}, 1),
 		tried: make(chan struct{})}
 	lost := make(chan struct{})
 	e.lost.Store(&lost)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -348,4 +349,37 @@ func driverClauses(_ *tx, w *workload) ([]clause, error) {
 	return append(cs, clause{one: "does not " + words, many: "do not " + words,
 		sql:  "n.id IN (SELECT i.node_id " + has + ") OR NOT EXISTS (SELECT 1 " + has + ")",
 		args: slices.Concat(args, args)}), nil
+}
+
+// imageClauses keep a create by image ID to nodes that have the image, or whose
+// image store is of the same kind as one that has: elsewhere a copy gets another ID.
+// A pull goes to a node that has the image already, and a create by digest to where
+// that digest was pulled a moment ago: copies on graph drivers lose their digests.
+func imageClauses(t *tx, w *workload) ([]clause, error) {
+	name := imageName(w.image)
+	switch {
+	case w.kind == "image" && name != "":
+		return []clause{{one: "lacks the image", many: "lack the image", soft: true, sql: `EXISTS (SELECT 1 FROM image_names i LEFT JOIN image_tags t ON t.name = i.name
+			WHERE i.node_id = n.id AND i.name = ? AND (t.name IS NULL OR t.image_id = i.image_id))`, args: []any{name}}}, nil
+	case w.kind != "container":
+		return nil, nil
+	case isDigestName(name):
+		return []clause{{one: "has not pulled the image", many: "have not pulled the image", soft: true, sql: `EXISTS (SELECT 1 FROM image_tags t WHERE t.node_id = n.id AND t.name = ?
+			AND t.set_at >= CAST(strftime('%s','now') AS INTEGER) - ?)`, args: []any{name, expectedPull}}}, nil
+	}
+	low, high := idRange(w.image)
+	if low == "" {
+		return nil, nil
+	}
+	var id string
+	err := t.get(`SELECT image_id FROM images WHERE image_id >= ? AND image_id < ?
+		AND NOT EXISTS (SELECT 1 FROM image_names WHERE name = ?) LIMIT 1`, []any{low, high, name}, &id)
+	if errors.Is(err, errNotFound) {
+		return nil, nil // by name, or nobody has it, which the engine says itself
+	}
+	words := "have image " + shortID(id) + ", and another kind of image store"
+	return []clause{clause{one: "does not " + words, many: "do not " + words,
+		sql: `EXISTS (SELECT 1 FROM images i WHERE i.node_id = n.id AND i.image_id = ?1)
+			OR EXISTS (SELECT 1 FROM images i JOIN nodes h ON h.id = i.node_id JOIN nodes s ON s.id = n.id
+				WHERE i.image_id = ?1 AND h.state = 'healthy' AND h.image_store = s.image_store)`, args: []any{id}}.numbered()}, err
 }

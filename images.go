@@ -1,174 +1,239 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
-	"sort"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/distribution/reference"
-	"github.com/docker/docker/client"
+	"golang.org/x/sync/errgroup"
 )
 
-// transfers are the copies of images between nodes that run now: one for each
-// image and node, shared by all creates that wait for it.
-type transfers struct {
-	mu      sync.Mutex
-	running map[transferKey]*transfer
+// foundImage is an image of the cluster, as a reference names it.
+type foundImage struct {
+	ref     string        // as given
+	name    string        // normalised; "" if it was found by its ID
+	id      string        // what the reference means
+	holders []imageHolder // nodes that have it, or something else under its name; the node that set it first
 }
 
-type transferKey struct {
-	image string
-	node  int64
-}
-
-type transfer struct {
-	done chan struct{}
-	err  error
-}
-
-// transferStall ends a transfer in which no byte has moved for this long.
-const transferStall = 5 * time.Minute
-
-// createWithImage goes on after an engine has answered that it lacks the image:
-// another node's copy is streamed over, and the create asked for again. If nobody
-// has it the 404 stands; the client pulls then, and the pull lands on this node.
-func (c *cluster) createWithImage(ctx context.Context, e *engine, header http.Header, call *call, p *placement, load *workload, data []byte, missing *created) (*created, error) {
-	source, err := c.imageSource(ctx, load.image, e.id)
-	if errors.Is(err, errNotFound) {
-		return missing, c.store.expectPull(ctx, imageName(load.image), e.id)
-	}
-	if err != nil {
+// image finds what a reference names: by the whole ID, by name, by the beginning of
+// an ID, in Docker's order. It returns errNotFound when no node has it, after the
+// nodes that may have built it a moment ago have been asked.
+func (c *cluster) image(ctx context.Context, ref string) (*foundImage, error) {
+	f, err := c.lookUpImage(ctx, ref)
+	if err != nil && !errors.Is(err, errNotFound) {
 		return nil, err
 	}
-	if err := c.copyImage(ctx, load.image, source, e); err != nil {
-		return nil, errorf(http.StatusBadGateway, "copy image %s from node %s to node %s: %s", load.image, source.nodeName(), e.nodeName(), oneLine(err))
+	if c.askBuilders(ctx, ref, f) {
+		return c.lookUpImage(ctx, ref)
 	}
-	return c.createOn(ctx, e, header, call, p, data)
+	if f == nil {
+		// It may have come to its host a moment ago.
+		c.nodes.settle(ctx)
+		return c.lookUpImage(ctx, ref)
+	}
+	return f, nil
 }
 
-// imageSource finds a healthy node other than not that has the image; errNotFound if none has.
-func (c *cluster) imageSource(ctx context.Context, ref string, not int64) (*engine, error) {
-	nodes, err := c.imageNodes(ctx, ref)
-	if err != nil {
-		return nil, err
+// freshImage brings the rows of an image up to date where it may just have been built.
+func (c *cluster) freshImage(ctx context.Context, ref string) {
+	if ref == "" || !slices.ContainsFunc(c.nodes.all(), (*engine).building) {
+		return
 	}
-	for _, id := range nodes {
-		if e := c.nodes.get(id); id != not && e != nil && e.healthy.Load() {
-			return e, nil
-		}
+	f, err := c.lookUpImage(ctx, ref)
+	if err == nil || errors.Is(err, errNotFound) {
+		c.askBuilders(ctx, ref, f)
 	}
-	return nil, errNotFound
 }
 
-// imageNodes lists the nodes that have an image, named by reference, ID or short ID.
-func (c *cluster) imageNodes(ctx context.Context, ref string) ([]int64, error) {
+// lookUpImage is image, from rows alone.
+func (c *cluster) lookUpImage(ctx context.Context, ref string) (*foundImage, error) {
+	f := &foundImage{ref: ref}
+	var err error
 	bare := strings.TrimPrefix(ref, "sha256:")
-	low, high := "sha256:"+bare, "sha256:"+bare+"g"
-	if !isHex(bare) {
-		low, high = "", ""
+	if whole := len(bare) == 64 && isHex(bare); !whole {
+		if f.name = imageName(ref); f.name != "" {
+			if f.id, f.holders, err = c.store.imageByName(ctx, f.name, c.alive); err != nil || len(f.holders) > 0 {
+				return f, err
+			}
+		}
 	}
-	rows, err := c.store.query(ctx, `
-		SELECT node_id FROM image_names WHERE name = ?1
-		UNION SELECT node_id FROM images WHERE image_id >= ?2 AND image_id < ?3 ORDER BY 1`, imageName(ref), low, high)
+	f.name = ""
+	if f.id, f.holders, err = c.store.imageByID(ctx, ref); err != nil {
+		return nil, err
+	}
+	if len(f.holders) == 0 {
+		return nil, errNotFound
+	}
+	return f, nil
+}
+
+// alive tells whether a node can be asked.
+func (c *cluster) alive(node int64) bool {
+	e := c.nodes.get(node)
+	return e != nil && e.healthy.Load()
+}
+
+// sources are the healthy engines that have what f means, the one that set it first.
+func (c *cluster) sources(f *foundImage) []*engine {
+	var list []*engine
+	for _, h := range f.holders {
+		if e := c.nodes.get(h.node); h.right && e != nil && e.healthy.Load() {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// idOn is the image's ID on a node that has it.
+func (f *foundImage) idOn(node int64) string {
+	for _, h := range f.holders {
+		if h.node == node {
+			return h.id
+		}
+	}
+	return ""
+}
+
+// imageEngine picks the engine to ask about an image. When nobody has it that is
+// any engine: it says so in its own words.
+func (c *cluster) imageEngine(ctx context.Context, ref string) (*engine, error) {
+	f, err := c.image(ctx, ref)
+	if errors.Is(err, errNotFound) {
+		return c.anyEngine(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var nodes []int64
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		nodes = append(nodes, id)
+	if list := c.sources(f); len(list) > 0 {
+		return list[0], nil
 	}
-	return nodes, rows.Err()
+	return nil, c.outOfReach(f)
 }
 
-// copyImage streams an image from one engine to another, or waits for the
-// transfer that does so already. It goes on when the client leaves.
-func (c *cluster) copyImage(ctx context.Context, ref string, from, to *engine) error {
-	key := transferKey{ref, to.id}
-	if name := imageName(ref); name != "" {
-		key.image = name
+// outOfReach refuses an image that only nodes have which do not answer.
+func (c *cluster) outOfReach(f *foundImage) error {
+	if e := c.nodes.get(f.holders[0].node); e != nil && usable(e) != nil {
+		return errorf(http.StatusServiceUnavailable, "image %s: %v", f.ref, usable(e))
 	}
-	c.transfers.mu.Lock()
-	t := c.transfers.running[key]
-	if t == nil {
-		t = &transfer{done: make(chan struct{})}
-		if c.transfers.running == nil {
-			c.transfers.running = map[transferKey]*transfer{}
-		}
-		c.transfers.running[key] = t
-		go func() {
-			t.err = stream(c.base, ref, from, to)
-			c.transfers.mu.Lock()
-			delete(c.transfers.running, key)
-			c.transfers.mu.Unlock()
-			to.marks.add(mark{"images", ""})
-			close(t.done)
-		}()
-	}
-	c.transfers.mu.Unlock()
-	select {
-	case <-t.done:
-		return t.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return errorf(http.StatusServiceUnavailable, "image %s: its node was taken out of the cluster", f.ref)
 }
 
-// stream saves an image at one engine and loads it at another.
-func stream(ctx context.Context, ref string, from, to *engine) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stalled := time.AfterFunc(transferStall, cancel)
-	defer stalled.Stop()
-	saved, err := from.docker.ImageSave(ctx, []string{ref})
+// anyEngine picks a healthy engine that answers: for what is the same on all of them.
+func (c *cluster) anyEngine(ctx context.Context) (*engine, error) {
+	list := c.healthyEngines()
+	slices.SortFunc(list, func(a, b *engine) int { return int(a.id - b.id) })
+	// A busy machine may be slower than a quick ping; a hung one stays silent.
+	for _, wait := range []time.Duration{quickPing, dialWait} {
+		for _, e := range list {
+			if e.ping(ctx, wait) == nil {
+				return e, nil
+			}
+		}
+	}
+	return nil, errorf(http.StatusServiceUnavailable, "no node is healthy")
+}
+
+// toAny relays a call that any engine answers alike: search, auth, distribution.
+// Credentials pass through and are kept nowhere.
+func toAny(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	e, err := c.anyEngine(r.Context())
 	if err != nil {
 		return err
 	}
-	defer saved.Close()
-	loaded, err := to.docker.ImageLoad(ctx, &progress{saved, stalled}, client.ImageLoadWithQuiet(true))
+	// Registries take their time.
+	return (&relay{engine: e, path: namedPath(r, call), patience: slow}).run(w, r, call)
+}
+
+// namedPath is the request's path with its name escaped anew.
+func namedPath(r *http.Request, call *call) string {
+	if call.name == "" {
+		return r.URL.Path
+	}
+	before, after, _ := strings.Cut(r.URL.Path, call.name)
+	return before + escapeName(call.name) + after
+}
+
+// escapeName makes an image name safe in a path; its slashes stay.
+func escapeName(name string) string {
+	parts := strings.Split(name, "/")
+	for i, p := range parts {
+		parts[i] = url.PathEscape(p)
+	}
+	return strings.Join(parts, "/")
+}
+
+// imagePass relays a read to a node that has the image, the one that set its tag first.
+func imagePass(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	e, err := c.imageEngine(r.Context(), call.name)
 	if err != nil {
 		return err
 	}
-	defer loaded.Body.Close()
-	for dec := json.NewDecoder(loaded.Body); ; {
-		var line struct {
-			ErrorDetail struct{ Message string }
-		}
-		if err := dec.Decode(&line); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if line.ErrorDetail.Message != "" {
-			return errors.New(line.ErrorDetail.Message)
-		}
+	return (&relay{engine: e, path: namedPath(r, call)}).run(w, r, call)
+}
+
+// imagePush sends a push to the node that set the tag; one of a whole repository
+// (no tag) to a node that all its tags are brought to first. Credentials pass
+// through and are kept nowhere.
+func imagePush(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	ref := call.name
+	if tag := call.query.Get("tag"); tag != "" {
+		ref = joinTag(call.name, tag)
 	}
+	var e *engine
+	var err error
+	if tags := c.repositoryTags(r.Context(), ref); len(tags) > 0 {
+		e, err = c.gather(r.Context(), tags)
+	} else {
+		e, err = c.imageEngine(r.Context(), ref)
+	}
+	if err != nil {
+		return err
+	}
+	release, err := e.heavyCall(r.Context())
+	if err != nil {
+		return err
+	}
+	defer release()
+	return (&relay{engine: e, path: namedPath(r, call), patience: forever}).run(w, r, call)
 }
 
-// progress puts the stall timer off with every byte.
-type progress struct {
-	io.Reader
-	stalled *time.Timer
+// repositoryTags are all tags of ref when it names a whole repository.
+func (c *cluster) repositoryTags(ctx context.Context, ref string) []string {
+	if name := imageName(ref); name == "" || !isBare(ref) {
+		return nil
+	}
+	from, to := tagsOf(ref)
+	tags, err := c.store.strings(ctx, "SELECT DISTINCT name FROM image_names WHERE name > ? AND name < ?", from, to)
+	if err != nil {
+		return nil
+	}
+	return tags
 }
 
-func (p *progress) Read(b []byte) (int, error) {
-	n, err := p.Reader.Read(b)
-	p.stalled.Reset(transferStall)
-	return n, err
+// isBare tells a reference without tag and digest.
+func isBare(ref string) bool {
+	return !strings.Contains(ref, "@") && strings.LastIndexByte(ref, ':') <= strings.LastIndexByte(ref, '/')
+}
+
+// joinTag adds a tag, which may be a digest, to a name.
+func joinTag(name, tag string) string {
+	if strings.Contains(tag, ":") {
+		return name + "@" + tag
+	}
+	return name + ":" + tag
+}
+
+// pullReference is what a pull asks for: fromImage and tag, which may be a digest.
+func pullReference(q url.Values) string {
+	if tag := q.Get("tag"); tag != "" {
+		return joinTag(q.Get("fromImage"), tag)
+	}
+	return strings.TrimSuffix(q.Get("fromImage"), ":")
 }
 
 // expectedPull is how long a create's pick is remembered for the pull that follows, in seconds.
@@ -187,270 +252,150 @@ func (s *store) expectPull(ctx context.Context, name string, node int64) error {
 	})
 }
 
-// pullReference is what a pull asks for: fromImage and tag, which may be a digest.
-func pullReference(q url.Values) string {
-	image, tag := q.Get("fromImage"), q.Get("tag")
-	switch {
-	case tag == "":
-		return image
-	case strings.Contains(tag, ":"):
-		return image + "@" + tag
+// imageCreate is docker pull and docker import.
+func imageCreate(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	in := &incoming{call: call, path: "/images/create"}
+	if from := call.query.Get("fromImage"); from != "" {
+		ref := pullReference(call.query)
+		in.verb, in.ref = "Pulling", ref
+		if isBare(ref) && call.query.Get("tag") == "" {
+			in.repo = ref
+		} else {
+			in.names = []string{imageName(ref)}
+		}
+	} else {
+		in.verb, in.ref = "Importing", call.query.Get("repo")
+		if in.ref != "" {
+			if tag := call.query.Get("tag"); tag != "" {
+				in.ref = joinTag(in.ref, tag)
+			}
+			in.names = []string{imageName(in.ref)}
+		}
 	}
-	return image + ":" + tag
+	return c.bringIn(w, r, in)
 }
 
-// imagePull sends a pull to the node whose create found the image missing, else to
-// the node with the most room. The registry is always asked; progress and
-// credentials pass through.
-func imagePull(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
-	ref := pullReference(call.query)
-	name := imageName(ref)
+// imageLoad is docker load.
+func imageLoad(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	return c.bringIn(w, r, &incoming{call: call, path: "/images/load", verb: "Loading"})
+}
+
+// incoming is an image on its way into the cluster.
+type incoming struct {
+	call  *call
+	path  string
+	verb  string   // Pulling, Importing, Loading
+	ref   string   // as the client wrote it; "" where the body tells
+	names []string // that it sets
+	repo  string   // all of whose tags it may set
+}
+
+// bringIn sends a pull, import or load to the node picked for it, or with
+// -images=every-node to all of them.
+func (c *cluster) bringIn(w http.ResponseWriter, r *http.Request, in *incoming) error {
+	if c.everyNode {
+		return c.bringEverywhere(w, r, in)
+	}
+	e, err := c.imageTarget(r.Context(), in)
+	if err != nil {
+		return err
+	}
+	return c.settingTags(e, in, func(watch *progressLines) error {
+		release, err := e.heavyCall(r.Context())
+		if err != nil {
+			return err
+		}
+		defer release()
+		r.Body = steadyBody(w, r)
+		watch.ResponseWriter = w
+		return (&relay{engine: e, path: in.path, patience: forever}).run(watch, r, in.call)
+	})
+}
+
+// imageTarget picks the node for an image that comes in: the one whose create found
+// it missing, else one that has an older one, else the node with the most room.
+func (c *cluster) imageTarget(ctx context.Context, in *incoming) (*engine, error) {
 	var node int64
-	err := c.store.get(r.Context(), "SELECT p.node_id FROM pulls p JOIN nodes n ON n.id = p.node_id WHERE p.name = ? AND n.state = 'healthy' AND p.until_at >= CAST(strftime('%s','now') AS INTEGER)",
-		[]any{name}, &node)
+	err := errNotFound
+	if in.verb == "Pulling" && len(in.names) == 1 {
+		err = c.store.get(ctx, "SELECT p.node_id FROM pulls p JOIN nodes n ON n.id = p.node_id WHERE p.name = ? AND n.state = 'healthy' AND p.until_at >= CAST(strftime('%s','now') AS INTEGER)",
+			[]any{in.names[0]}, &node)
+	}
 	if errors.Is(err, errNotFound) {
 		var p *placement
-		p, err = c.scheduler.place(r.Context(), &workload{kind: "image", name: ref, image: ref})
+		p, err = c.scheduler.place(ctx, &workload{kind: "image", name: in.ref, image: in.ref})
 		if err == nil {
 			node = p.node
 		}
 	}
 	if err != nil {
-		return asRefusal(err)
+		return nil, asRefusal(err)
 	}
-	e, err := c.engine(r.Context(), node)
-	if err != nil {
-		return err
-	}
-	defer e.marks.add(mark{"images", ""})
-	last := func() { e.marks.add(mark{"images", ""}) }
-	return (&relay{engine: e, path: "/images/create", patience: forever}).run(&tailWatcher{ResponseWriter: w, each: last}, r, call)
+	return c.engine(ctx, node)
 }
 
-// tailWatcher marks with every piece of a progress stream, so that the read that
-// follows the last one is owed before the client sees the end.
-type tailWatcher struct {
-	http.ResponseWriter
-	each func()
-}
-
-func (t *tailWatcher) Write(p []byte) (int, error) {
-	if bytes.Contains(p, []byte(`"status":"Status: `)) || bytes.Contains(p, []byte(`"status":"Loaded image`)) {
-		t.each()
-	}
-	return t.ResponseWriter.Write(p)
-}
-
-func (t *tailWatcher) Unwrap() http.ResponseWriter { return t.ResponseWriter }
-
-// imagePass relays a read to a node that has the image.
-func imagePass(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
-	c.nodes.settle(r.Context())
-	e, err := c.imageSource(r.Context(), call.name, 0)
-	if errors.Is(err, errNotFound) {
-		return noSuchImage(call.name)
-	}
-	if err != nil {
-		return err
-	}
-	suffix := strings.TrimPrefix(r.URL.Path, "/images/"+call.name)
-	return (&relay{engine: e, path: "/images/" + escapeName(call.name) + suffix}).run(w, r, call)
-}
-
-// noSuchImage is an engine's 404, with the tag filled in.
-func noSuchImage(ref string) error {
-	if named, err := reference.ParseNormalizedNamed(ref); err == nil {
-		ref = reference.FamiliarString(reference.TagNameOnly(named))
-	}
-	return errorf(http.StatusNotFound, "No such image: %s", ref)
-}
-
-// escapeName makes an image name safe in a path; its slashes stay.
-func escapeName(name string) string {
-	parts := strings.Split(name, "/")
-	for i, p := range parts {
-		parts[i] = url.PathEscape(p)
-	}
-	return strings.Join(parts, "/")
-}
-
-// mergedImage is an image as one engine would list it that had all nodes' tags.
-type mergedImage struct {
-	id            string
-	created       int64
-	dangling      bool
-	parent        bool // another image is built from it
-	summary       string
-	tags, digests []string
-}
-
-// imageList answers docker images: the images of all nodes, merged by ID.
-func imageList(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
-	f, err := parseFilters(call.query, "before", "since", "dangling", "label", "reference", "until", "node")
-	if err != nil {
-		return err
-	}
-	if old := call.query.Get("filter"); old != "" { // before API 1.25
-		f["reference"] = append(f["reference"], old)
-	}
-	dangling, danglingSet, err := f.boolean("dangling")
-	if err != nil {
-		return err
-	}
-	for _, pattern := range f["reference"] {
-		if _, err := reference.FamiliarMatch(pattern, reference.TrimNamed(busybox)); err != nil {
-			return errorf(http.StatusBadRequest, "invalid filter 'reference=%s': %v", pattern, err)
+// settingTags runs a call that sets tags on e, and sees to it that they mean in the
+// whole cluster what they name there before the client hears the end. The call ends
+// in a panic when the client leaves in the middle; what was done counts all the same.
+func (c *cluster) settingTags(e *engine, in *incoming, run func(*progressLines) error) error {
+	watch := &progressLines{}
+	done := false
+	defer func() {
+		if watch.failed || !done && !watch.done {
+			e.marks.add(mark{"images", ""})
+			return
 		}
-	}
-	c.nodes.settle(r.Context())
-	images, err := c.mergedImages(r.Context(), f["node"])
-	if err != nil {
-		return err
-	}
-	before, err := findMerged(images, f["before"])
-	if err != nil {
-		return err
-	}
-	since, err := findMerged(images, f["since"])
-	if err != nil {
-		return err
-	}
-	all := isTrue(call.query, "all")
-	list := []json.RawMessage{}
-	for _, im := range images {
-		switch {
-		case before != nil && im.created >= before.created, since != nil && im.created <= since.created:
-			continue
-		case danglingSet && dangling != (len(im.tags) == 0 && !im.parent):
-			continue
-		case !all && !(danglingSet && dangling) && len(im.tags) == 0 && len(im.digests) == 0 && im.parent:
-			continue
-		}
-		if f.has("reference") && !im.keepMatching(f["reference"]) {
-			continue
-		}
-		entry, labels, err := im.entry(call.version)
+		c.tagsMoved(e, in.repo, slices.Concat(in.names, watch.loaded))
+	}()
+	err := run(watch)
+	done = err == nil
+	return err
+}
+
+// tagsMoved lists a node's images again and writes that these names, and those of
+// repo, mean from now on what they name there. It works to its end though the client leaves.
+func (c *cluster) tagsMoved(e *engine, repo string, names []string) {
+	c.readImages(c.base, e)
+	if repo != "" {
+		from, to := tagsOf(repo)
+		all, err := c.store.strings(c.base, "SELECT name FROM image_names WHERE node_id = ? AND name > ? AND name < ?", e.id, from, to)
 		if err != nil {
-			return err
+			c.log.Warn("tags not noted", "node", e.nodeName(), "image", repo, "err", err)
 		}
-		if f.labels("label", labels) {
-			list = append(list, entry)
-		}
+		names = append(names, all...)
 	}
-	return writeJSON(w, list)
+	if err := c.store.tagsSet(c.base, e.id, names); err != nil {
+		c.log.Warn("tags not noted", "node", e.nodeName(), "image", strings.Join(names, " "), "err", err)
+	}
 }
 
-// busybox is any valid name, to try patterns on.
-var busybox, _ = reference.ParseNormalizedNamed("busybox")
-
-// mergedImages reads the image rows, newest first.
-func (c *cluster) mergedImages(ctx context.Context, nodes []string) ([]*mergedImage, error) {
-	rows, err := c.store.query(ctx, `
-		SELECT i.image_id, i.created_at, i.summary, n.name,
-		       EXISTS (SELECT 1 FROM images k WHERE k.parent_id = i.image_id AND k.node_id = i.node_id)
-		  FROM images i JOIN nodes n ON n.id = i.node_id ORDER BY n.id`)
-	if err != nil {
-		return nil, err
+// readImages has the images of these nodes listed again, and waits for it.
+func (c *cluster) readImages(ctx context.Context, engines ...*engine) {
+	ctx, cancel := context.WithTimeout(ctx, readWait)
+	defer cancel()
+	var g errgroup.Group
+	for _, e := range engines {
+		e.marks.add(mark{"images", ""})
+		g.Go(func() error { e.marks.wait(ctx); return nil })
 	}
-	defer rows.Close()
-	byID := map[string]*mergedImage{}
-	var list []*mergedImage
-	for rows.Next() {
-		var id, summary, node string
-		var created int64
-		var parent bool
-		if err := rows.Scan(&id, &created, &summary, &node, &parent); err != nil {
-			return nil, err
-		}
-		if len(nodes) > 0 && !slices.Contains(nodes, node) {
-			continue
-		}
-		im := byID[id]
-		if im == nil {
-			im = &mergedImage{id: id, created: created, summary: summary}
-			byID[id] = im
-			list = append(list, im)
-		}
-		var names struct{ RepoTags, RepoDigests []string }
-		if err := json.Unmarshal([]byte(summary), &names); err != nil {
-			return nil, fmt.Errorf("image row %s: %w", id, err)
-		}
-		im.parent = im.parent || parent
-		im.tags = addNames(im.tags, names.RepoTags)
-		im.digests = addNames(im.digests, names.RepoDigests)
-	}
-	sort.SliceStable(list, func(i, j int) bool { return list[i].created > list[j].created })
-	return list, rows.Err()
+	g.Wait()
 }
 
-func addNames(to, names []string) []string {
-	for _, n := range names {
-		if !strings.HasPrefix(n, "<none>") && !slices.Contains(to, n) {
-			to = append(to, n)
-		}
-	}
-	return to
-}
-
-// findMerged finds the image that a filter names.
-func findMerged(images []*mergedImage, refs []string) (*mergedImage, error) {
-	if len(refs) == 0 {
-		return nil, nil
-	}
-	want, bare := imageName(refs[0]), strings.TrimPrefix(refs[0], "sha256:")
-	for _, im := range images {
-		if isHex(bare) && strings.HasPrefix(im.id, "sha256:"+bare) {
-			return im, nil
-		}
-		for _, tag := range slices.Concat(im.tags, im.digests) {
-			if imageName(tag) == want {
-				return im, nil
+// heavyCall takes one of the engine's places for image work; the queue lasts as
+// long as the client waits and the node is healthy.
+func (e *engine) heavyCall(ctx context.Context) (release func(), err error) {
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	for {
+		select {
+		case e.heavy <- struct{}{}:
+			return func() { <-e.heavy }, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-look.C:
+			if err := usable(e); err != nil {
+				return nil, err
 			}
 		}
 	}
-	return nil, noSuchImage(refs[0])
-}
-
-// keepMatching leaves the names that match one of the patterns; false if none does.
-func (im *mergedImage) keepMatching(patterns []string) bool {
-	matches := func(name string) bool {
-		ref, err := reference.ParseNormalizedNamed(name)
-		return err != nil || !slices.ContainsFunc(patterns, func(p string) bool {
-			ok, _ := reference.FamiliarMatch(p, ref)
-			return ok
-		})
-	}
-	im.tags = slices.DeleteFunc(im.tags, matches)
-	im.digests = slices.DeleteFunc(im.digests, matches)
-	return len(im.tags)+len(im.digests) > 0
-}
-
-// entry is the list entry for a client of version v, and the image's labels.
-func (im *mergedImage) entry(v apiVersion) (json.RawMessage, map[string]string, error) {
-	o, err := parseObject([]byte(im.summary))
-	if err != nil {
-		return nil, nil, fmt.Errorf("image row %s: %w", im.id, err)
-	}
-	tags, digests := im.tags, im.digests
-	if tags == nil {
-		tags = []string{}
-	}
-	if digests == nil {
-		digests = []string{}
-	}
-	if v != 0 && v < 1043 && len(tags) == 0 {
-		tags = []string{"<none>:<none>"}
-		if len(digests) == 0 {
-			digests = []string{"<none>@<none>"}
-		}
-	}
-	o = o.with("RepoTags", tags).with("RepoDigests", digests)
-	for _, f := range imageFields {
-		if v != 0 && (v < f.from || f.last != 0 && v > f.last) {
-			o = o.without(f.key)
-		}
-	}
-	var labels map[string]string
-	json.Unmarshal(o.get("Labels"), &labels) // null, or of an odd shape: no labels
-	return o.bytes(), labels, nil
 }

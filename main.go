@@ -66,6 +66,7 @@ type config struct {
 	filters    []string
 	overcommit float64
 	names      string
+	images     string
 	allowHosts []string
 	insecure   bool
 
@@ -119,6 +120,7 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs.BoolVar(&c.relayPorts, "relay-ports", false, "make published ports reachable on the manager's own address")
 	fs.Var((*stringList)(&c.groupBy), "group-by", "`LABEL` whose value makes a group: containers, networks and volumes that belong on one node;\nrepeatable (default "+strings.Join(defaultGroupLabels, ", ")+")")
 	fs.StringVar(&c.names, "names", "plain", "`FORM` of container names in lists: plain, both (name and node/name) or node (node/name)")
+	fs.StringVar(&c.images, "images", "shared", "`WAY` of pull, load and import: shared (to one node, copied where it is needed)\nor every-node (to all healthy nodes at once)")
 	fs.BoolVar(&c.tls, "tls", false, "serve clients over TLS")
 	fs.BoolVar(&c.tlsVerify, "tlsverify", false, "serve clients over TLS and demand certificates of them")
 	fs.StringVar(&c.client.ca, "tlscacert", "", "`FILE` with the CA that signed the clients' certificates")
@@ -209,6 +211,8 @@ func (c *config) check() error {
 		return fmt.Errorf("-overcommit %g: expected a ratio such as 0.05", c.overcommit)
 	case !slices.Contains([]string{"plain", "both", "node"}, c.names):
 		return fmt.Errorf("-names %q: expected plain, both or node", c.names)
+	case !slices.Contains([]string{"shared", "every-node"}, c.images):
+		return fmt.Errorf("-images %q: expected shared or every-node", c.images)
 	case !slices.Contains([]string{"text", "json"}, c.logFormat):
 		return fmt.Errorf("-log-format %q: expected text or json", c.logFormat)
 	case c.db == "":
@@ -396,7 +400,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 			go certs.watch(base, reloads())
 		}
 	}
-	cl := &cluster{log: log, store: store, nodes: ns, scheduler: sched, names: c.names, base: base}
+	cl := &cluster{log: log, store: store, nodes: ns, scheduler: sched, names: c.names, everyNode: c.images == "every-node", base: base}
 	if c.relayPorts {
 		if cl.relay, err = newPortRelay(log, store, listening); err != nil {
 			return err

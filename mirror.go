@@ -16,7 +16,8 @@ import (
 type lists struct {
 	containers, images, networks, volumes []json.RawMessage
 
-	owed func(mark) bool // what will be read again anyway: newer than the list
+	owed     func(mark) bool // what will be read again anyway: newer than the list
+	building bool            // the engine's images may be what a build tags just now
 }
 
 // list reads all that the node has and makes its rows so. A list that fails
@@ -53,6 +54,7 @@ func (ns *nodes) list(ctx context.Context, e *engine) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	l.building = e.building()
 	look, err := ns.store.putLists(ctx, e.id, l, before.id)
 	if err != nil {
 		return err
@@ -90,10 +92,15 @@ func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
 		if err := e.getJSON(ctx, "/images/json", "all=1", &images); err != nil {
 			return err
 		}
-		return ns.store.write(ctx, func(t *tx) error {
-			_, err := t.putImages(e.id, images)
+		var reread []string
+		err := ns.store.write(ctx, func(t *tx) (err error) {
+			_, reread, err = t.putImages(e.id, images, e.building())
 			return err
 		})
+		for _, id := range reread {
+			e.marks.add(mark{"container", id})
+		}
+		return err
 	case "network":
 		// By list, not by inspect: the list entry is what is stored.
 		var found []json.RawMessage
@@ -236,10 +243,11 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 				return err
 			}
 		}
-		badImages, err := t.putImages(node, l.images)
+		badImages, reread, err := t.putImages(node, l.images, l.building)
 		if err != nil {
 			return err
 		}
+		look = append(look, reread...)
 		badNetworks, err := t.putNetworks(node, l.networks, l.owed)
 		if err != nil {
 			return err

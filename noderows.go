@@ -51,7 +51,7 @@ func (s *store) removeNode(ctx context.Context, id int64) (left int, err error) 
 
 // dropMirror deletes what a node's engine told, and what was reserved there.
 func (t *tx) dropMirror(id int64) error {
-	for _, table := range []string{"containers", "reservations", "images", "image_names", "networks", "volumes", "execs", "pulls", "image_tags"} {
+	for _, table := range []string{"containers", "reservations", "images", "image_names", "image_copies", "networks", "volumes", "execs", "pulls", "image_tags"} {
 		if _, err := t.exec("DELETE FROM "+table+" WHERE node_id = ?", id); err != nil {
 			return err
 		}
@@ -175,6 +175,9 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 			return err
 		}
 		if err := t.putSwarm(id, &f.info.Swarm); err != nil {
+			return err
+		}
+		if _, err := t.exec("UPDATE nodes SET image_store = ? WHERE id = ?", f.info.imageStore(), id); err != nil {
 			return err
 		}
 		if err := t.putNodeLabels(id, f, labels); err != nil {

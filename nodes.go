@@ -350,6 +350,7 @@ type engineInfo struct {
 	Architecture    string
 	ServerVersion   string
 	Labels          []string
+	DriverStatus    json.RawMessage
 	Swarm           engineSwarm
 }
 
@@ -359,6 +360,19 @@ type engineSwarm struct {
 	ControlAvailable       bool
 	RemoteManagers         []struct{ NodeID string }
 	Cluster                struct{ ID string }
+}
+
+// imageStore is the kind of the engine's image store, graph (by storage driver) or
+// containerd: they give one image different IDs.
+func (i *engineInfo) imageStore() string {
+	var pairs [][]string
+	json.Unmarshal(i.DriverStatus, &pairs) // of an odd shape: no engine we know
+	for _, p := range pairs {
+		if len(p) == 2 && p[0] == "driver-type" && p[1] == "io.containerd.snapshotter.v1" {
+			return "containerd"
+		}
+	}
+	return "graph"
 }
 
 // engineVersion is what we read of /version.

@@ -46,6 +46,8 @@ type toAll struct {
 	query func(e *engine, v apiVersion) (url.Values, error)
 	// shape makes an answer fit for merging; nil: as it is.
 	shape func(e *engine, answer object) (object, error)
+	// once is the key of a list in the merged answer that has nothing twice.
+	once string
 	// changed marks what an answer says to have changed.
 	changed func(e *engine, answer []byte)
 }
@@ -121,6 +123,9 @@ func (a *toAll) run(c *cluster, w http.ResponseWriter, r *http.Request, call *ca
 		return asAnswer(results[0].err, r.Method != http.MethodGet)
 	}
 	merged := mergeAnswers(answers)
+	if a.once != "" && merged.get(a.once) != nil {
+		merged = merged.replace(a.once, withoutDoubles(merged.get(a.once)))
+	}
 	if len(left) > 0 {
 		warnings := make([]string, len(left))
 		for i, l := range left {
@@ -212,6 +217,20 @@ func mergeValues(a, b json.RawMessage) json.RawMessage {
 		return a
 	}
 	return json.RawMessage(x.Add(x, y).String())
+}
+
+// withoutDoubles is a JSON list without the items that stand in it already.
+func withoutDoubles(list json.RawMessage) json.RawMessage {
+	var items []json.RawMessage
+	if json.Unmarshal(list, &items) != nil || items == nil {
+		return list
+	}
+	seen := map[string]bool{}
+	return json.RawMessage(jsonText(slices.DeleteFunc(items, func(item json.RawMessage) bool {
+		double := seen[string(item)]
+		seen[string(item)] = true
+		return double
+	})))
 }
 
 // containerPrune removes the stopped containers of all nodes.

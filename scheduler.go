@@ -23,6 +23,8 @@ type workload struct {
 	name    string // "" asks for one
 	image   string // as the client wrote it
 	swarmID string
+	prefer  int64  // node that goes before all others that fit; 0: none
+	seed    int64  // of a build's client: its order among nodes is always the same
 	// nanoCPUs is in units of 1e-9 CPU, memory in bytes; zero asks for nothing.
 	nanoCPUs, memory int64
 	ports            []hostPort
@@ -84,6 +86,7 @@ var filters = []filter{
 	{"dependency", dependencyClauses},
 	{"driver", driverClauses},
 	{"group", groupClauses},
+	{"image", imageClauses},
 	{"constraint", constraintClauses},
 	{"whitelist", whitelistClauses},
 	{"affinity", affinityClauses},
@@ -178,6 +181,9 @@ const (
 func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error) {
 	began := time.Now()
 	seed := rand.Int64N(1 << 31)
+	if w.seed != 0 {
+		seed = w.seed
+	}
 	var p *placement
 	var refused error
 	scores, done, err := sc.fileScores(ctx, w)
@@ -206,7 +212,7 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 		if err != nil {
 			return err
 		}
-		if scores != "" {
+		if scores != "" && w.seed == 0 {
 			q.applyFile(sc.file, scores)
 		}
 		refused, err = q.decide(t, w, p)
@@ -271,7 +277,13 @@ func (sc *scheduler) query(t *tx, w *workload, seed int64) (*query, error) {
 	if sc.file != nil {
 		q.strategy = "spread" // until applyFile
 	}
+	if w.seed != 0 {
+		q.strategy = "random"
+	}
 	q.st = strategies[q.strategy]
+	if w.prefer != 0 {
+		q.soft = append(q.soft, clause{sql: "n.id = ?", args: []any{w.prefer}})
+	}
 	for _, f := range sc.filters {
 		clauses, err := f.clauses(t, w)
 		if err != nil {

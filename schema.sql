@@ -35,6 +35,8 @@ CREATE TABLE nodes (
   memory_bytes      INTEGER NOT NULL DEFAULT 0,
   slots             INTEGER,                       -- label containerslots; NULL: no limit
   storage_driver    TEXT    NOT NULL DEFAULT '',
+  image_store       TEXT    NOT NULL DEFAULT 'graph'  -- the two kinds give one image different IDs
+                    CHECK (image_store IN ('graph', 'containerd')),
   kernel_version    TEXT    NOT NULL DEFAULT '',
   operating_system  TEXT    NOT NULL DEFAULT '',
   os_type           TEXT    NOT NULL DEFAULT '',
@@ -207,8 +209,19 @@ CREATE TABLE image_names (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX image_names_by_name ON image_names (name, node_id);
 
+CREATE TABLE image_copies (
+  /* Copies that have another ID than what they were copied from: the image stores of the two
+     nodes are of different kinds. */
+  node_id  INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  image_id TEXT    NOT NULL,                   -- on this node
+  copy_of  TEXT    NOT NULL,                   -- the image's ID where it came from
+  PRIMARY KEY (node_id, image_id, copy_of)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_copies_by_source ON image_copies (copy_of);
+
 CREATE TABLE image_tags (
-  /* What a tag means in the cluster: set by the last pull, build, load, import, commit or tag. */
+  /* What a tag means in the cluster: set by the last pull, build, load, import, commit or tag.
+     A node that has another image of this name gets the right one before it is used there. */
   name     TEXT    PRIMARY KEY,                -- normalised reference
   image_id TEXT    NOT NULL,
   node_id  INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE, -- where it was set
@@ -221,6 +234,13 @@ CREATE TABLE pulls (
   name     TEXT    PRIMARY KEY,                -- normalised reference
   node_id  INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
   until_at INTEGER NOT NULL                    -- unix seconds; forgotten afterwards
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE builders (
+  /* Where a client builds: its session, its cache and its base images meet there. */
+  client  TEXT    PRIMARY KEY,                 -- certificate's name, else address; or the ID of a BuildKit session
+  node_id INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  set_at  INTEGER NOT NULL DEFAULT (strftime('%s','now')) -- unix seconds
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE networks (
@@ -442,6 +462,12 @@ CREATE VIEW trouble AS
   UNION ALL
   SELECT 'clock', n.name, printf('engine is %+.1f s off the manager', n.clock_skew_ms / 1000.0)
     FROM nodes n WHERE abs(n.clock_skew_ms) >= 2000
+  UNION ALL
+  SELECT 'two kinds of image store', group_concat(name, ', '), 'these have containerd''s, the others not: image IDs differ between them, names work everywhere'
+    FROM nodes
+   WHERE image_store = 'containerd' AND engine_id IS NOT NULL AND state <> 'removed'
+     AND EXISTS (SELECT 1 FROM nodes o WHERE o.image_store = 'graph' AND o.engine_id IS NOT NULL AND o.state <> 'removed')
+   GROUP BY image_store
   UNION ALL
   SELECT 'name used twice', group_concat(n.name, ', '), c.name
     FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name <> '' GROUP BY c.name HAVING count(*) > 1

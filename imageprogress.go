@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// progressLine is one line of an engine's progress stream: pull, load, import, build, push.
+type progressLine struct {
+	Stream      string          `json:"stream,omitempty"`
+	Status      string          `json:"status,omitempty"`
+	ID          string          `json:"id,omitempty"`
+	Error       string          `json:"error,omitempty"`
+	ErrorDetail json.RawMessage `json:"errorDetail,omitempty"`
+}
+
+// failure is what the line says went wrong, or "".
+func (l *progressLine) failure() string {
+	var detail struct{ Message string }
+	json.Unmarshal(l.ErrorDetail, &detail) // null, or of an odd shape: the other field tells
+	if detail.Message != "" {
+		return detail.Message
+	}
+	return l.Error
+}
+
+// loadedName is the tag that a line of a load names.
+func (l *progressLine) loadedName() (string, bool) {
+	return strings.CutPrefix(strings.TrimSpace(l.Stream+l.Status), "Loaded image: ")
+}
+
+// maxLine bounds a progress line that we read; longer ones pass unread.
+const maxLine = 64 << 10
+
+// progressLines passes a progress stream on and reads along: whether it failed, and
+// which tags a load brought.
+type progressLines struct {
+	http.ResponseWriter
+	failed bool
+	done   bool     // the last line of a pull or load has come
+	loaded []string // normalised
+	line   []byte
+	long   bool
+}
+
+func (p *progressLines) WriteHeader(status int) {
+	p.failed = p.failed || status >= http.StatusMultipleChoices
+	p.ResponseWriter.WriteHeader(status)
+}
+
+func (p *progressLines) Write(b []byte) (int, error) {
+	p.feed(b)
+	return p.ResponseWriter.Write(b)
+}
+
+func (p *progressLines) Unwrap() http.ResponseWriter { return p.ResponseWriter }
+
+// feed takes the next bytes of the stream.
+func (p *progressLines) feed(b []byte) {
+	for len(b) > 0 {
+		end := bytes.IndexByte(b, '\n')
+		part := b
+		if end >= 0 {
+			part = b[:end]
+		}
+		if p.long = p.long || len(p.line)+len(part) > maxLine; !p.long {
+			p.line = append(p.line, part...)
+		}
+		if end < 0 {
+			return
+		}
+		if !p.long {
+			p.read(p.line)
+		}
+		p.line, p.long = p.line[:0], false
+		b = b[end+1:]
+	}
+}
+
+// read looks at a whole line; only few of them are worth decoding.
+func (p *progressLines) read(line []byte) {
+	if !bytes.Contains(line, []byte(`"error`)) && !bytes.Contains(line, []byte("Loaded image")) && !bytes.Contains(line, []byte(`"status":"Status: `)) {
+		return
+	}
+	var l progressLine
+	if json.Unmarshal(line, &l) != nil {
+		return
+	}
+	p.failed = p.failed || l.failure() != ""
+	name, loaded := l.loadedName()
+	if loaded {
+		p.loaded = append(p.loaded, imageName(name))
+	}
+	p.done = p.done || loaded || strings.HasPrefix(l.Status, "Status: ")
+}
+
+// stalledBody is how long a client's body may stand still (S21).
+const stalledBody = 5 * time.Minute
+
+// steadyBody is a request's body for a stream of any length: read while the answer
+// already goes out, in small pieces, and given up when it stands still for too long.
+func steadyBody(w http.ResponseWriter, r *http.Request) io.ReadCloser {
+	if r.Body == nil || r.Body == http.NoBody {
+		return r.Body
+	}
+	conn := http.NewResponseController(w)
+	// Without this net/http swallows what is left of the body at the first byte of
+	// the answer. Where it is not supported the engine answers at the end anyway.
+	_ = conn.EnableFullDuplex()
+	return &watchedBody{r.Body, conn}
+}
+
+type watchedBody struct {
+	io.ReadCloser
+	conn *http.ResponseController
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	b.conn.SetReadDeadline(time.Now().Add(stalledBody))
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.conn.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
