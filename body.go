@@ -21,6 +21,7 @@ type object []member
 type member struct {
 	key   string
 	value json.RawMessage
+	spelt []byte // the key as it came, quotes and all; nil for ours
 }
 
 // parseObject takes data apart. null and nothing at all are an empty object, as
@@ -59,7 +60,7 @@ func parseObject(data []byte) (object, error) {
 		if err != nil {
 			return nil, err
 		}
-		m := member{key: string(raw[1 : len(raw)-1])}
+		m := member{key: string(raw[1 : len(raw)-1]), spelt: raw}
 		if bytes.IndexByte(raw, '\\') >= 0 {
 			if err := json.Unmarshal(raw, &m.key); err != nil {
 				return nil, err
@@ -164,8 +165,11 @@ func (o object) bytes() []byte {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		key, _ := json.Marshal(m.key)
-		b.Write(key)
+		spelt := m.spelt
+		if spelt == nil {
+			spelt, _ = json.Marshal(m.key)
+		}
+		b.Write(spelt)
 		b.WriteByte(':')
 		b.Write(m.value)
 	}
@@ -194,13 +198,26 @@ func (o object) without(key string) object {
 	return kept
 }
 
+// withoutPath is without for a key within a key, such as HostConfig.Annotations.
+func (o object) withoutPath(path string) object {
+	key, rest, nested := strings.Cut(path, ".")
+	if !nested {
+		return o.without(key)
+	}
+	inner, err := parseObject(o.get(key))
+	if err != nil || inner == nil {
+		return o
+	}
+	return o.replace(key, inner.withoutPath(rest).bytes())
+}
+
 // with replaces every spelling of key by one, at the end.
 func (o object) with(key string, value any) object {
 	raw, err := json.Marshal(value)
 	if err != nil {
 		panic(err) // only values of our own come here: strings, numbers, maps of them
 	}
-	return append(o.without(key), member{key, raw})
+	return append(o.without(key), member{key: key, value: raw})
 }
 
 // replace puts value in the place of key, or at the end if key is not there.
@@ -211,7 +228,7 @@ func (o object) replace(key string, value []byte) object {
 			return o
 		}
 	}
-	return append(o, member{key, value})
+	return append(o, member{key: key, value: value})
 }
 
 // readBody reads a client's JSON body whole, up to maxJSON.

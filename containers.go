@@ -123,7 +123,7 @@ func (c *cluster) shownInspect(ctx context.Context, at *located, data []byte) ([
 		return nil, err
 	}
 	node := at.shown.Load()
-	o = append(o.without("Node"), member{"Node", node.node})
+	o = append(o.without("Node"), member{key: "Node", value: node.node})
 	relayed := map[relayedPort]int{}
 	if c.relay != nil {
 		if relayed, err = c.store.relayed(ctx, at.id); err != nil {

@@ -150,7 +150,7 @@ func (c *cluster) nodesAsked(call *call) (engines []*engine, left []string, err 
 			return nil, nil, errorf(http.StatusBadRequest, "%v", err)
 		}
 		if o.get("node") != nil {
-			f, err := parseFilters(url.Values{"filters": {string(object{{"node", o.get("node")}}.bytes())}}, "node")
+			f, err := parseFilters(url.Values{"filters": {string(object{{key: "node", value: o.get("node")}}.bytes())}}, "node")
 			if err != nil {
 				return nil, nil, err
 			}
@@ -306,7 +306,7 @@ func volumePrune(c *cluster, w http.ResponseWriter, r *http.Request, call *call)
 		}
 		var all listFilters
 		if f.get("all") != nil {
-			if all, err = parseFilters(url.Values{"filters": {string(object{{"all", f.get("all")}}.bytes())}}, "all"); err != nil {
+			if all, err = parseFilters(url.Values{"filters": {string(object{{key: "all", value: f.get("all")}}.bytes())}}, "all"); err != nil {
 				return nil, err
 			}
 		}
