@@ -75,11 +75,12 @@ func checkVersion(v, lowest, highest apiVersion) error {
 // Entries are stored as the engine's highest version gives them and cut for older clients.
 // Source: the API's version history.
 var listFields = []struct {
-	key  string
+	key  string     // HostConfig.Annotations is a key within a key
 	from apiVersion // first version that has it
 }{
 	{"Health", 1052},
 	{"ImageManifestDescriptor", 1048},
+	{"HostConfig.Annotations", 1046},
 }
 
 // imageFields are the same for the image list.

@@ -123,11 +123,6 @@ func (c *cluster) newContainerLister(ctx context.Context, call *call) (*containe
 			return nil, errorf(http.StatusBadRequest, "strconv.Atoi: parsing %q: invalid syntax", s)
 		}
 	}
-	for _, key := range []string{"before", "since"} { // parameters of their own before API 1.24
-		if v := call.query.Get(key); v != "" {
-			f[key] = append(f[key], v)
-		}
-	}
 	for _, s := range f["status"] {
 		if !slices.Contains(containerStates, s) {
 			return nil, errorf(http.StatusBadRequest, "invalid filter 'status=%s'", s)
@@ -288,8 +283,8 @@ func (l *containerLister) match(e *listed) bool {
 		return false
 	case f.has("health") && !slices.Contains(f["health"], healthOf(e.tail)):
 		return false
-	case l.ancestors != nil && !l.ancestors[e.imageID] && !slices.Contains(f["ancestor"], e.image):
-		return false
+	case l.ancestors != nil && !l.ancestors[e.imageID] && (e.imageID != "" || !slices.Contains(f["ancestor"], e.image)):
+		return false // a row whose ID has not been read yet has the name it was made with
 	case l.before != nil && e.compare(l.before) >= 0, l.since != nil && e.compare(l.since) <= 0:
 		return false
 	case f.has("label") && !f.labels("label", e.entry().Labels):
@@ -300,9 +295,10 @@ func (l *containerLister) match(e *listed) bool {
 	return l.matchPorts(e)
 }
 
+// matchVolume looks at volumes by name, at others by source, and at where they are mounted.
 func (l *containerLister) matchVolume(e *listed) bool {
 	return slices.ContainsFunc(e.entry().Mounts, func(m entryMount) bool {
-		return l.filters.exact("volume", m.Name) || l.filters.exact("volume", m.Destination)
+		return l.filters.exact("volume", cmp.Or(m.Name, m.Source)) || l.filters.exact("volume", m.Destination)
 	})
 }
 
@@ -317,16 +313,14 @@ func (l *containerLister) matchNetwork(e *listed) bool {
 	return false
 }
 
+// matchPorts: a port that is published or one that is exposed is enough, on an engine too.
 func (l *containerLister) matchPorts(e *listed) bool {
 	if len(l.publish) == 0 && len(l.expose) == 0 {
 		return true
 	}
-	published, exposed := len(l.publish) == 0, len(l.expose) == 0
-	for _, p := range e.entry().Ports {
-		published = published || l.publish[strconv.Itoa(int(p.PublicPort))+"/"+p.Type]
-		exposed = exposed || l.expose[strconv.Itoa(int(p.PrivatePort))+"/"+p.Type]
-	}
-	return published && exposed
+	return slices.ContainsFunc(e.entry().Ports, func(p entryPort) bool {
+		return l.publish[strconv.Itoa(int(p.PublicPort))+"/"+p.Type] || l.expose[strconv.Itoa(int(p.PrivatePort))+"/"+p.Type]
+	})
 }
 
 // exitCode reads the code out of "Exited (0) ".
@@ -377,7 +371,7 @@ func (l *containerLister) write(out *bufio.Writer, e *listed) error {
 func (l *containerLister) shaped(e *listed) string {
 	cut := false
 	for _, f := range listFields {
-		cut = cut || l.version != 0 && l.version < f.from && strings.Contains(e.summary, `"`+f.key+`"`)
+		cut = cut || l.version != 0 && l.version < f.from && strings.Contains(e.summary, `"`+f.key[strings.IndexByte(f.key, '.')+1:]+`"`)
 	}
 	size, sized := l.sizes[e.id]
 	relayed := l.relayed[e.id]
@@ -390,7 +384,7 @@ func (l *containerLister) shaped(e *listed) string {
 	}
 	for _, f := range listFields {
 		if l.version != 0 && l.version < f.from {
-			o = o.without(f.key)
+			o = o.withoutPath(f.key)
 		}
 	}
 	if sized {
