@@ -468,7 +468,8 @@ func engineMessage(body io.Reader) string {
 	return string(bytes.TrimSpace(data))
 }
 
-// mark names one thing on a node that changed and has to be read again.
+// mark names one thing on a node that changed and has to be read again. A "busy"
+// container is one that the engine may still be changing: the same read, but a later one.
 type mark struct{ kind, id string }
 
 // marks are the reads that a node owes: state of the connection, not of the
@@ -490,6 +491,7 @@ type markState struct {
 	done    chan struct{}
 	running bool
 	ranOut  bool       // a list waited for it once in vain
+	busy    bool       // the engine may not have finished its change
 	next    *markState // asked for again while running
 }
 
@@ -549,14 +551,23 @@ func (m *marks) add(k mark) {
 	if !m.open {
 		return
 	}
+	busy := k.kind == "busy"
+	if busy {
+		k.kind = "container"
+	}
 	s := m.state[k]
 	switch {
 	case s == nil:
-		m.state[k] = &markState{done: make(chan struct{})}
+		s = &markState{done: make(chan struct{})}
+		m.state[k] = s
 		m.todo = append(m.todo, k)
-	case s.running && s.next == nil:
-		s.next = &markState{done: make(chan struct{})}
+	case s.running:
+		if s.next == nil {
+			s.next = &markState{done: make(chan struct{})}
+		}
+		s = s.next
 	}
+	s.busy = s.busy || busy
 	m.spawn()
 }
 
@@ -571,14 +582,19 @@ func (m *marks) spawn() {
 	for m.open && !m.listing && m.running < maxReads && len(m.todo) > 0 {
 		k := m.todo[0]
 		m.todo = m.todo[1:]
-		m.state[k].running = true
+		s := m.state[k]
+		s.running = true
 		m.running++
-		go m.work(k)
+		go m.work(k, s.busy)
 	}
 }
 
-func (m *marks) work(k mark) {
-	m.readOne(k)
+func (m *marks) work(k mark, busy bool) {
+	if busy {
+		m.readOne(mark{"busy", k.id})
+	} else {
+		m.readOne(k)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.running--

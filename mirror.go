@@ -76,6 +76,12 @@ func (ns *nodes) readMark(ctx context.Context, e *engine, k mark) {
 
 func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
 	switch k.kind {
+	case "busy":
+		// An inspect waits until the engine has done with the container. Its list does not.
+		if err := e.getJSON(ctx, "/containers/"+url.PathEscape(k.id)+"/json", "", &inspected{}); err != nil && !errors.Is(err, errNotFound) {
+			return err
+		}
+		return ns.readContainer(ctx, e, k.id)
 	case "container":
 		return ns.readContainer(ctx, e, k.id)
 	case "update": // what it reserves may have changed, which only an inspect tells

@@ -669,6 +669,8 @@ func eventMarks(ev engineEvent) []mark {
 			return []mark{{"images", ""}}
 		case "update":
 			return []mark{{"update", id}}
+		case "die", "pause", "unpause", "oom": // told before the engine's list shows it
+			return []mark{{"busy", id}}
 		}
 		return []mark{{"container", id}}
 	case "image":
