@@ -449,8 +449,9 @@ type created struct {
 }
 
 const (
-	freshAnswer = time.Second           // an engine that answered this lately is asked at once
-	quickPing   = 50 * time.Millisecond // the others are pinged first
+	freshAnswer = time.Second            // an engine that answered this lately is asked at once
+	quickPing   = 50 * time.Millisecond  // the others are pinged first,
+	slowPing    = 200 * time.Millisecond // and again for longer: a busy machine is not a hung one
 )
 
 // create places load and asks the picked engine, again and again only while it is
@@ -468,13 +469,16 @@ func (c *cluster) create(ctx context.Context, header http.Header, call *call, lo
 				continue
 			}
 		}
+		if err != nil && c.awaitSilent(ctx, load, err) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
 		e := c.nodes.get(p.node)
-		if e == nil || !c.answers(ctx, e) {
+		if e == nil || !c.answers(ctx, e, load) {
 			load.exclude = append(load.exclude, p.node)
-			if err := c.store.release(ctx, p, "moved", "no answer to a ping", 0); err != nil {
+			if err := c.release(ctx, p, "moved", "no answer to a ping", 0); err != nil {
 				return nil, err
 			}
 			continue
@@ -492,35 +496,98 @@ func (c *cluster) create(ctx context.Context, header http.Header, call *call, lo
 		switch {
 		case errors.As(err, &ee) && !ee.sent:
 			load.exclude = append(load.exclude, p.node)
-			if err := c.store.release(ctx, p, "moved", ee.Error(), took); err != nil {
+			if err := c.release(ctx, p, "moved", ee.Error(), took); err != nil {
 				return nil, err
 			}
 			continue
 		case errors.As(err, &ee):
-			if err := c.store.unknown(ctx, p, asAnswer(err, true).Error(), took); err != nil {
-				return nil, err
-			}
+			c.unknown(p, asAnswer(err, true), took)
 			return nil, err
 		case err != nil:
-			return nil, errors.Join(err, c.store.release(ctx, p, "failed", err.Error(), took))
+			c.release(ctx, p, "failed", err.Error(), took) // the client hears why it failed
+			return nil, err
 		case resp.status != http.StatusCreated:
-			return resp, c.store.release(ctx, p, "failed", engineMessage(bytes.NewReader(resp.body)), took)
+			return resp, c.release(ctx, p, "failed", engineMessage(bytes.NewReader(resp.body)), took)
 		}
-		return resp, c.createdRow(ctx, e, p, load, resp, took)
+		if err := c.createdRow(ctx, e, p, load, resp, took); err != nil {
+			c.unknown(p, err, took)
+			return nil, err
+		}
+		return resp, nil
 	}
+}
+
+// release gives p's room back; if the database cannot, a look at the node will.
+func (c *cluster) release(ctx context.Context, p *placement, outcome, message string, took time.Duration) error {
+	err := c.store.release(ctx, p, outcome, message, took)
+	if err != nil {
+		c.unknown(p, err, took)
+	}
+	return err
+}
+
+// unknown leaves p's reservation to a look at the node. A database that is locked or
+// full puts that off: forgotten, the reservation would hold its name until the next start.
+func (c *cluster) unknown(p *placement, cause error, took time.Duration) {
+	if c.store.unknown(c.base, p, cause.Error(), took) == nil {
+		return
+	}
+	go func() {
+		for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+			select {
+			case <-time.After(pause):
+			case <-c.base.Done():
+				return // the next start looks at all
+			}
+			if c.store.unknown(c.base, p, cause.Error(), took) == nil {
+				return
+			}
+		}
+	}()
 }
 
 // answers tells whether the engine is alive, so that a create goes only where it
 // will be heard. A silent one leaves the candidates until it answers.
-func (c *cluster) answers(ctx context.Context, e *engine) bool {
+func (c *cluster) answers(ctx context.Context, e *engine, load *workload) bool {
 	if !e.healthy.Load() {
 		return false
 	}
-	if e.quietFor() < freshAnswer || e.ping(ctx, quickPing) == nil {
+	if e.quietFor() < freshAnswer || e.ping(ctx, quickPing) == nil || e.ping(ctx, slowPing) == nil {
 		return true
 	}
-	// A busy machine may be slower than that; a hung one stays silent.
-	return e.ping(ctx, dialWait) == nil
+	load.silent = append(load.silent, e)
+	if err := c.store.nodeSilent(ctx, e.id, true); err != nil {
+		c.log.Warn("silent node not written", "node", e.nodeName(), "err", err)
+	}
+	e.doubt() // its watcher finds it unhealthy, or makes it a candidate again
+	return false
+}
+
+// awaitSilent is for a create that no node fits but those that were silent: they may
+// only be slow. It waits longer for them, once, and tells whether one has answered.
+func (c *cluster) awaitSilent(ctx context.Context, load *workload, refused error) bool {
+	if load.awaited || !errors.As(refused, new(*noNodeError)) {
+		return false
+	}
+	load.awaited = true
+	heard := make(chan *engine, len(load.silent))
+	for _, e := range load.silent {
+		go func() {
+			if e.ping(ctx, dialWait) != nil || c.store.nodeSilent(ctx, e.id, false) != nil {
+				heard <- nil
+				return
+			}
+			heard <- e
+		}()
+	}
+	any := false
+	for range load.silent {
+		if e := <-heard; e != nil {
+			any = true
+			load.exclude = slices.DeleteFunc(load.exclude, func(id int64) bool { return id == e.id })
+		}
+	}
+	return any
 }
 
 // createOn asks one engine.

@@ -422,7 +422,7 @@ func decodeAnswer(r io.Reader, dest any) error {
 	}
 	*items = nil
 	start, err := dec.Token()
-	if err != nil || start == nil { // null is an empty list
+	if err != nil {
 		return err
 	}
 	if start != json.Delim('[') {
@@ -435,8 +435,13 @@ func decodeAnswer(r io.Reader, dest any) error {
 		}
 		*items = append(*items, item)
 	}
-	_, err = dec.Token()
-	return err
+	if _, err := dec.Token(); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("bytes behind the JSON array")
+	}
+	return nil
 }
 
 func (e *engine) get(ctx context.Context, path, query string) (io.ReadCloser, error) {

@@ -280,28 +280,45 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 	return look, err
 }
 
+// dropUnlisted deletes containers that are no more. Those who watch are told, as the
+// engine's own event was lost, unless it came.
 func (t *tx) dropUnlisted(node int64, listed map[string]bool, before int64) error {
-	rows, err := t.query("SELECT id, container_id FROM containers WHERE node_id = ? AND id <= ?", node, before)
+	type lost struct {
+		row                      int64
+		id, name, image, summary string
+	}
+	rows, err := t.query("SELECT id, container_id, name, image, summary FROM containers WHERE node_id = ? AND id <= ?", node, before)
 	if err != nil {
 		return err
 	}
-	var gone []int64
+	var gone []lost
 	for rows.Next() {
-		var id int64
-		var cid string
-		if err := rows.Scan(&id, &cid); err != nil {
+		var l lost
+		if err := rows.Scan(&l.row, &l.id, &l.name, &l.image, &l.summary); err != nil {
 			rows.Close()
 			return err
 		}
-		if !listed[cid] {
-			gone = append(gone, id)
+		if !listed[l.id] {
+			gone = append(gone, l)
 		}
 	}
 	if err := rows.Err(); err != nil {
 		return err
 	}
-	for _, id := range gone {
-		if _, err := t.exec("DELETE FROM containers WHERE id = ?", id); err != nil {
+	for _, l := range gone {
+		if _, err := t.exec("DELETE FROM containers WHERE id = ?", l.row); err != nil {
+			return err
+		}
+		told, err := t.destroyTold(node, l.id)
+		if err != nil {
+			return err
+		}
+		if told {
+			continue
+		}
+		var entry listedEntry
+		json.Unmarshal([]byte(l.summary), &entry) // of an odd shape: an event without labels
+		if err := t.destroyed(node, l.id, l.name, l.image, entry.Labels); err != nil {
 			return err
 		}
 	}

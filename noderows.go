@@ -337,6 +337,14 @@ const keptEvents = 100_000
 func (s *store) putEvents(ctx context.Context, node int64, name string, batch []engineEvent, fresh func(engineEvent)) error {
 	return s.write(ctx, func(t *tx) error {
 		for _, ev := range batch {
+			if ev.Type == "container" && ev.Action == "destroy" {
+				// A list may have been faster.
+				if told, err := t.destroyTold(node, ev.Actor.ID); err != nil {
+					return err
+				} else if told {
+					continue
+				}
+			}
 			res, err := t.exec("INSERT OR IGNORE INTO events (at_nano, node_id, node, time_nano, type, action, actor, body) VALUES (?,?,?,?,?,?,?,?)",
 				time.Now().UnixNano(), node, name, ev.TimeNano, bounded(ev.Type), bounded(ev.Action), bounded(ev.Actor.ID), strings.TrimSpace(summaryText(ev.raw)))
 			if err != nil {
@@ -361,6 +369,42 @@ func (t *tx) eventAdded(id int64, err error) error {
 		_, err = t.exec("DELETE FROM events WHERE id <= ?", id-keptEvents)
 	}
 	return err
+}
+
+// destroyTold tells whether those who watch have heard lately that a container is no more.
+func (t *tx) destroyTold(node int64, id string) (bool, error) {
+	err := t.get("SELECT 1 FROM events WHERE at_nano > ? AND node_id = ? AND actor = ? AND action = 'destroy' AND type = 'container' LIMIT 1",
+		[]any{time.Now().Add(-2 * listEvery).UnixNano(), node, id}, new(int))
+	if errors.Is(err, errNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// destroyed stores the event of a container whose own was lost: its engine was down
+// when it went, or lost all it had.
+func (t *tx) destroyed(node int64, id, name, image string, labels map[string]string) error {
+	var nodeName string
+	if err := t.get("SELECT name FROM nodes WHERE id = ?", []any{node}, &nodeName); err != nil {
+		return err
+	}
+	now := time.Now()
+	attributes := map[string]string{}
+	for k, v := range labels {
+		if k != nodeLabel {
+			attributes[k] = v
+		}
+	}
+	attributes["name"], attributes["image"] = name, image
+	body := jsonText(map[string]any{
+		"status": "destroy", "id": id, "from": image, "Type": "container", "Action": "destroy", "scope": "local",
+		"Actor": map[string]any{"ID": id, "Attributes": attributes}, "time": now.Unix(), "timeNano": now.UnixNano()})
+	res, err := t.exec("INSERT OR IGNORE INTO events (at_nano, node_id, node, time_nano, type, action, actor, body) VALUES (?,?,?,?,'container','destroy',?,?)",
+		now.UnixNano(), node, nodeName, now.UnixNano(), id, body)
+	if err != nil {
+		return err
+	}
+	return t.eventAdded(res.LastInsertId())
 }
 
 // managerEvent stores an event of the cluster's own, in classic Swarm's words.

@@ -294,6 +294,7 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 	if err != nil {
 		return &stepError{"write node", err}
 	}
+	e.began.Store(monotonic())
 	e.setName(seq.name)
 	e.shown.Store(seq.shown)
 	for _, warning := range seq.warnings {
@@ -528,6 +529,9 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader) *stepE
 			}
 			if err := e.ping(ctx, probeWait); err != nil {
 				return &stepError{"ping", err}
+			}
+			if err := ns.store.nodeSilent(ctx, e.id, false); err != nil {
+				return &stepError{"write node", err}
 			}
 		case <-probe.C:
 			if e.quietFor() < probeEvery/2 {

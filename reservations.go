@@ -13,7 +13,8 @@ import (
 const swarmIDLabel = "com.docker.swarm.id"
 
 // graceUnknown is how long an engine may still be at work on a create that
-// nobody waits for any more. It finishes such a create as if the client were there.
+// nobody waits for any more. It finishes such a create as if the client were there,
+// and one that was hung begins with it only when it comes back.
 const graceUnknown = 5 * time.Second
 
 // created turns a reservation into the container's row, in one transaction,
@@ -139,7 +140,7 @@ func (ns *nodes) settleReservations(ctx context.Context, e *engine) error {
 		case len(found) > 0:
 			err = ns.store.adopt(ctx, e.id, r, found[0])
 			ns.log.Info("create found on its node", "node", e.nodeName(), "id", r.swarmID)
-		case time.Since(r.made) > graceUnknown:
+		case time.Since(r.made) > graceUnknown && time.Duration(monotonic()-e.began.Load()) > graceUnknown:
 			err = ns.store.release(ctx, &placement{id: r.placement, reservation: r.id}, "failed", "the engine did not make it", 0)
 			ns.log.Info("create not found on its node, room released", "node", e.nodeName(), "id", r.swarmID)
 		}

@@ -23,8 +23,10 @@ type workload struct {
 	name    string // "" asks for one
 	image   string // as the client wrote it
 	swarmID string
-	prefer  int64  // node that goes before all others that fit; 0: none
-	seed    int64  // of a build's client: its order among nodes is always the same
+	prefer  int64     // node that goes before all others that fit; 0: none
+	seed    int64     // of a build's client: its order among nodes is always the same
+	silent  []*engine // excluded, but may only be slow
+	awaited bool      // they have been waited for
 	// nanoCPUs is in units of 1e-9 CPU, memory in bytes; zero asks for nothing.
 	nanoCPUs, memory int64
 	ports            []hostPort

@@ -91,13 +91,16 @@ func (c *cluster) make(ctx context.Context, header http.Header, call *call, load
 	made func(*tx, *placement, []byte) (mark, error)) (*created, error) {
 	for {
 		p, err := c.scheduler.place(ctx, load)
+		if err != nil && c.awaitSilent(ctx, load, err) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
 		e := c.nodes.get(p.node)
-		if e == nil || !c.answers(ctx, e) {
+		if e == nil || !c.answers(ctx, e, load) {
 			load.exclude = append(load.exclude, p.node)
-			if err := c.store.release(ctx, p, "moved", "no answer to a ping", 0); err != nil {
+			if err := c.release(ctx, p, "moved", "no answer to a ping", 0); err != nil {
 				return nil, err
 			}
 			continue
@@ -109,19 +112,22 @@ func (c *cluster) make(ctx context.Context, header http.Header, call *call, load
 		switch {
 		case errors.As(err, &ee) && !ee.sent:
 			load.exclude = append(load.exclude, p.node)
-			if err := c.store.release(ctx, p, "moved", ee.Error(), took); err != nil {
+			if err := c.release(ctx, p, "moved", ee.Error(), took); err != nil {
 				return nil, err
 			}
 			continue
 		case errors.As(err, &ee):
-			return nil, errors.Join(err, c.store.unknown(ctx, p, asAnswer(err, true).Error(), took))
+			c.unknown(p, asAnswer(err, true), took)
+			return nil, err
 		case err != nil:
-			return nil, errors.Join(err, c.store.release(ctx, p, "failed", err.Error(), took))
+			c.release(ctx, p, "failed", err.Error(), took) // the client hears why it failed
+			return nil, err
 		case resp.status != http.StatusCreated:
-			return resp, c.store.release(ctx, p, "failed", engineMessage(bytes.NewReader(resp.body)), took)
+			return resp, c.release(ctx, p, "failed", engineMessage(bytes.NewReader(resp.body)), took)
 		}
 		if err := c.madeRow(ctx, e, p, took, func(t *tx) (mark, error) { return made(t, p, resp.body) }); err != nil {
-			return nil, errors.Join(err, c.store.unknown(ctx, p, err.Error(), took))
+			c.unknown(p, err, took)
+			return nil, err
 		}
 		return resp, nil
 	}
