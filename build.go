@@ -181,7 +181,7 @@ func build(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error
 			return err
 		}
 	} else {
-		release, err := e.heavyCall(r.Context())
+		release, err := e.heavyCall(call.client)
 		if err != nil {
 			return err
 		}

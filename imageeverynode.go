@@ -67,12 +67,12 @@ func (c *cluster) noteCopies(names []string, from, e *engine) {
 func (c *cluster) bringTo(e *engine, r *http.Request, in *incoming, body io.Reader, out *mergedProgress) *progressLines {
 	watch := &progressLines{ResponseWriter: discardAnswer{}}
 	failure, refusal := func() (string, *created) {
-		release, err := e.heavyCall(r.Context())
+		release, err := e.heavyCall(in.call.client)
 		if err != nil {
 			return err.Error(), nil
 		}
 		defer release()
-		req, err := http.NewRequestWithContext(r.Context(), r.Method, e.url(in.call.version, in.path, in.call.query.Encode()), body)
+		req, err := http.NewRequestWithContext(in.call.client, r.Method, e.url(in.call.version, in.path, in.call.query.Encode()), body)
 		if err != nil {
 			return err.Error(), nil
 		}

@@ -194,7 +194,7 @@ func imagePush(c *cluster, w http.ResponseWriter, r *http.Request, call *call) e
 	if err != nil {
 		return err
 	}
-	release, err := e.heavyCall(r.Context())
+	release, err := e.heavyCall(call.client)
 	if err != nil {
 		return err
 	}
@@ -301,7 +301,7 @@ func (c *cluster) bringIn(w http.ResponseWriter, r *http.Request, in *incoming) 
 		return err
 	}
 	return c.settingTags(e, in, func(watch *progressLines) error {
-		release, err := e.heavyCall(r.Context())
+		release, err := e.heavyCall(in.call.client)
 		if err != nil {
 			return err
 		}
