@@ -10,14 +10,11 @@ import (
 	"time"
 )
 
-var eventFilters = []string{"config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope",
-	"secret", "service", "type", "volume"}
-
 // events answers docker events from the event rows of all nodes: those since a
 // time, then new ones as they come, until a time or until the client leaves.
 // Times are the manager's, when an event arrived.
 func events(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
-	f, err := parseFilters(call.query, eventFilters...)
+	f, err := parseFilters(call.query) // those that an engine does not know it lets pass here
 	if err != nil {
 		return err
 	}
@@ -158,7 +155,8 @@ func (f listFilters) matchEvent(ev *engineEvent, node string) bool {
 		return false
 	}
 	for _, kind := range []string{"container", "daemon", "network", "plugin", "volume", "service", "secret", "config"} {
-		if f.has(kind) && (kind != ev.Type || !f.prefixed(kind, ev.Actor.ID, ev.Actor.Attributes["name"])) {
+		// Of whatever type: an engine shows the image site:1 where container=site is asked for.
+		if f.has(kind) && !f.prefixed(kind, ev.Actor.ID, ev.Actor.Attributes["name"]) {
 			return false
 		}
 	}
