@@ -91,15 +91,29 @@ func (w *twin) sameWith(t *testing.T, stdin []byte, change func(string) string, 
 	}
 	wg.Wait()
 	normal := func(r cliResult) cliResult {
+		r.stdout, r.stderr = normalText(r.stdout), normalText(r.stderr)
 		if change != nil {
 			r.stdout, r.stderr = change(r.stdout), change(r.stderr)
 		}
-		return cliResult{normalText(r.stdout), normalText(r.stderr), r.exit}
+		return r
 	}
 	if got, want := normal(both[0]), normal(both[1]); got != want {
-		t.Errorf("docker %s\non the cluster: %v\non one engine: %v", strings.Join(args, " "), got, want)
+		t.Errorf("docker %s\non the cluster: %v\non one engine: %v", strings.Join(args, " "), got.without(want), want.without(got))
 	}
 	return both[0]
+}
+
+// without leaves out, of long texts, the lines that other has too.
+func (r cliResult) without(other cliResult) cliResult {
+	cut := func(text, other string) string {
+		lines := strings.SplitAfter(text, "\n")
+		if len(lines) < 10 {
+			return text
+		}
+		kept := slices.DeleteFunc(lines, func(l string) bool { return strings.Contains("\n"+other, "\n"+strings.TrimSuffix(l, "\n")) })
+		return fmt.Sprintf("(of %d bytes)\n%s", len(text), strings.Join(kept, ""))
+	}
+	return cliResult{cut(r.stdout, other.stdout), cut(r.stderr, other.stderr), r.exit}
 }
 
 // ok is same for a command that must succeed; it returns what it prints, trimmed.
