@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
-	"sort"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +53,7 @@ func TestE2EEvents(t *testing.T) {
 		w.sameWith(t, nil, func(s string) string {
 			lines := strings.Split(numbers.ReplaceAllString(s, `"$1$2":0`), "\n")
 			if !strings.HasPrefix(filters, "type=container") {
-				lines = sortedLines(lines)
+				slices.Sort(lines)
 			}
 			return strings.Join(lines, "\n")
 		}, args...)
@@ -92,10 +92,4 @@ func TestE2EEvents(t *testing.T) {
 		}
 	})
 	w.alone.docker(t, "rmi", "site-image:1")
-}
-
-func sortedLines(lines []string) []string {
-	sorted := append([]string(nil), lines...)
-	sort.Strings(sorted)
-	return sorted
 }

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
-	"sort"
 	"strings"
 	"sync"
 	"syscall"
@@ -75,7 +74,7 @@ func (w *twin) sameSorted(t *testing.T, args ...string) cliResult {
 	t.Helper()
 	return w.sameWith(t, nil, func(s string) string {
 		lines := strings.Split(s, "\n")
-		sort.Strings(lines)
+		slices.Sort(lines)
 		return strings.Join(lines, "\n")
 	}, args...)
 }
@@ -169,7 +168,7 @@ func normalText(s string) string {
 	s = regexp.MustCompile(`"Labels":"[^"]*"`).ReplaceAllStringFunc(s, func(field string) string {
 		labels := strings.Split(field[len(`"Labels":"`):len(field)-1], ",")
 		labels = slices.DeleteFunc(labels, func(l string) bool { return strings.HasPrefix(l, "com.docker.swarm.") })
-		sort.Strings(labels)
+		slices.Sort(labels)
 		return `"Labels":"` + strings.Join(labels, ",") + `"`
 	})
 	for _, v := range variable {
@@ -257,7 +256,7 @@ func jsonShape(t *testing.T, text string) []string {
 		}
 	}
 	walk("", v)
-	sort.Strings(shape)
+	slices.Sort(shape)
 	return slices.Compact(shape)
 }
 
