@@ -437,7 +437,8 @@ func (c *cluster) networkAt(ctx context.Context, ref string, at *located) (id st
 	case places[0].scope == "swarm":
 		return "", errorf(http.StatusBadRequest, "network %s is of a swarm that node %s, with container %s, is not in", ref, at.nodeName(), at.name)
 	}
-	return "", errorf(http.StatusBadRequest, "network %s is on node %s, container %s is on node %s: a local network does not reach there", ref, places[0].nodeName, at.name, at.nodeName())
+	return "", errorf(http.StatusBadRequest, "network %s is on node %s, container %s is on node %s, where a local network does not reach: make the network there (%s/%s)",
+		ref, places[0].nodeName, at.name, at.nodeName(), at.nodeName(), places[0].name)
 }
 
 var networkFilters = []string{"dangling", "driver", "id", "label", "name", "node", "scope", "type"}

@@ -368,7 +368,7 @@ func TestNetworkConnectGoesToTheContainersEngine(t *testing.T) {
 		t.Errorf("in demo after the disconnect: %s", got)
 	}
 	api.want("POST", "/v1.41/networks/demo/connect", `{"Container":"far"}`, 400,
-		"network demo is on node n2, container far is on node n1: a local network does not reach there")
+		"network demo is on node n2, container far is on node n1, where a local network does not reach: make the network there (n1/demo)")
 	api.want("POST", "/v1.41/networks/nosuch/connect", `{"Container":"web"}`, 404, "network nosuch not found")
 	api.want("POST", "/v1.41/networks/demo/connect", `{"Container":"nosuch"}`, 404, "No such container: nosuch")
 	api.want("POST", "/v1.41/networks/demo/disconnect", `{"Container":"nosuch","Force":true}`, 404, "No such container: nosuch")
