@@ -133,20 +133,18 @@ func (c *cluster) builder(ctx context.Context, client string, w *workload) (*eng
 	if err != nil && !errors.Is(err, errNotFound) {
 		return nil, err
 	}
+	if last != 0 && !c.alive(last) {
+		last = 0
+	}
 	if last != 0 && len(w.constraints)+len(w.affinities)+len(w.whitelists) == 0 && w.version == 0 {
 		return c.engine(ctx, last)
 	}
 	w.prefer = last
-	p, err := c.scheduler.place(ctx, w)
-	if err != nil {
-		return nil, asRefusal(err)
+	e, err := c.pick(ctx, w)
+	if err == nil && last == 0 {
+		err = c.store.putBuilder(ctx, client, e.id)
 	}
-	if last == 0 {
-		if err := c.store.putBuilder(ctx, client, p.node); err != nil {
-			return nil, err
-		}
-	}
-	return c.engine(ctx, p.node)
+	return e, err
 }
 
 // keptBuilders is how long a client's node is remembered, in seconds.

@@ -321,17 +321,31 @@ func (c *cluster) imageTarget(ctx context.Context, in *incoming) (*engine, error
 		err = c.store.get(ctx, "SELECT p.node_id FROM pulls p JOIN nodes n ON n.id = p.node_id WHERE p.name = ? AND n.state = 'healthy' AND p.until_at >= CAST(strftime('%s','now') AS INTEGER)",
 			[]any{in.names[0]}, &node)
 	}
-	if errors.Is(err, errNotFound) {
-		var p *placement
-		p, err = c.scheduler.place(ctx, &workload{kind: "image", name: in.ref, image: in.ref})
-		if err == nil {
-			node = p.node
+	switch {
+	case err == nil && c.alive(node):
+		return c.nodes.get(node), nil
+	case err != nil && !errors.Is(err, errNotFound):
+		return nil, err
+	}
+	return c.pick(ctx, &workload{kind: "image", name: in.ref, image: in.ref})
+}
+
+// pick places what reserves no room, an image or a build, on a node that answers.
+func (c *cluster) pick(ctx context.Context, w *workload) (*engine, error) {
+	c.nodes.firstTries(ctx)
+	for {
+		p, err := c.scheduler.place(ctx, w)
+		if err != nil {
+			return nil, asRefusal(err)
+		}
+		if e := c.nodes.get(p.node); e != nil && c.answers(ctx, e, w) {
+			return e, nil
+		}
+		w.exclude = append(w.exclude, p.node)
+		if err := c.store.release(ctx, p, "moved", "no answer to a ping", 0); err != nil {
+			return nil, err
 		}
 	}
-	if err != nil {
-		return nil, asRefusal(err)
-	}
-	return c.engine(ctx, node)
 }
 
 // settingTags runs a call that sets tags on e, and sees to it that they mean in the
