@@ -350,7 +350,7 @@ func (q *query) refusedBy() (sql string, args []any) {
 
 // hasImage prefers, among equals, a node that has the image: it comes last before
 // the node's id, or spread would pile everything on the node that built it.
-const hasImage = "EXISTS (SELECT 1 FROM image_names i WHERE i.node_id = n.id AND i.name = ?) DESC"
+const hasImage = "(n.id IN (SELECT i.node_id FROM image_names i WHERE i.name = ?)) DESC"
 
 // order ranks the nodes that fit, best first.
 func (q *query) order(w *workload) (sql string, args []any) {

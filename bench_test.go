@@ -1,0 +1,179 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// benchNodes is a store of n large nodes: one in four has storage=ssd, one in three
+// zone=a.
+func benchNodes(b *testing.B, n int) *store {
+	b.Helper()
+	st := testStore(b)
+	st.sql(b, standardCluster)
+	manyNodes(b, st, n)
+	st.sql(b, `UPDATE nodes SET cpus = 1000000, memory_bytes = 1 << 60;
+		INSERT INTO node_labels SELECT id, 'storage', iif(id % 4 = 0, 'ssd', 'disk'), 'engine' FROM nodes;
+		INSERT INTO node_labels SELECT id, 'zone', substr('abc', id % 3 + 1, 1), 'engine' FROM nodes`)
+	return st
+}
+
+// BenchmarkPlace is a decision with its durable reservation and its rows in the
+// ledger, one after the other and eight at once, which share commits.
+func BenchmarkPlace(b *testing.B) {
+	for _, n := range []int{3, 200, 1000} {
+		for _, shape := range []struct{ name, body string }{
+			{"plain", `{"Image": "busybox"}`},
+			{"memory", `{"Image": "busybox", "HostConfig": {"Memory": 67108864}}`},
+			{"constraints", `{"Image": "busybox", "Env": ["constraint:storage!=disk*", "constraint:zone==/^[ab]$/"]}`},
+		} {
+			if n == 3 && shape.name == "constraints" { // of three nodes some may have neither label
+				shape.body = `{"Image": "busybox", "Env": ["constraint:storage!=tape*", "constraint:zone==/^[abc]$/"]}`
+			}
+			b.Run(fmt.Sprintf("nodes=%d/%s", n, shape.name), func(b *testing.B) {
+				sc := testScheduler(b, benchNodes(b, n), "spread")
+				for b.Loop() {
+					if _, err := sc.placeBody(b.Context(), b, "", shape.body); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+			b.Run(fmt.Sprintf("nodes=%d/%s/at-once=8", n, shape.name), func(b *testing.B) {
+				sc := testScheduler(b, benchNodes(b, n), "spread")
+				b.SetParallelism(4) // × 2 processors
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						if _, err := sc.placeBody(b.Context(), b, "", shape.body); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// nowhere is a client that reads as fast as it is written to, and notes the first byte.
+type nowhere struct {
+	header http.Header
+	began  time.Time
+	first  time.Duration
+	bytes  int64
+}
+
+func (w *nowhere) Header() http.Header { return w.header }
+func (w *nowhere) WriteHeader(int)     {}
+func (w *nowhere) Write(p []byte) (int, error) {
+	if w.bytes == 0 {
+		w.first = time.Since(w.began)
+	}
+	w.bytes += int64(len(p))
+	return len(p), nil
+}
+
+// BenchmarkContainerList is docker ps -a, without the network.
+func BenchmarkContainerList(b *testing.B) {
+	for _, n := range []int{1000, 30000} {
+		b.Run("containers="+strconv.Itoa(n), func(b *testing.B) {
+			st := benchNodes(b, 30)
+			for node := range int64(30) {
+				var list []json.RawMessage
+				for i := range n / 30 {
+					id := fmt.Sprintf("%032x%032x", node, i)
+					list = append(list, entry(id, fmt.Sprintf("web-%d-%d", node, i), map[string]any{"Created": 1_700_000_000 + i, "Labels": map[string]string{"com.docker.compose.project": "shop", "com.docker.compose.service": "web"},
+						"Ports": []any{map[string]any{"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8000 + i%1000, "Type": "tcp"}}}))
+				}
+				if _, err := st.putLists(b.Context(), node+1, lists{containers: list}, 0); err != nil {
+					b.Fatal(err)
+				}
+			}
+			c := &cluster{store: st, nodes: newNodes(nil, st, nil), names: "plain"}
+			req, err := http.NewRequest(http.MethodGet, "/containers/json?all=1", nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			var first []time.Duration
+			w := &nowhere{}
+			for b.Loop() {
+				w = &nowhere{header: http.Header{}, began: time.Now()}
+				if err := containerList(c, w, req, &call{version: 1041, query: req.URL.Query()}); err != nil {
+					b.Fatal(err)
+				}
+				first = append(first, w.first)
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/float64(n), "us/container")
+			b.ReportMetric(float64(w.bytes)/(1<<20), "MiB")
+			b.ReportMetric(float64(median(first).Microseconds()), "us-first-byte")
+		})
+	}
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
+
+// BenchmarkInspect asks one simulated engine straight and through the manager, turn
+// about. The quotient of the medians is what the goals are about: at most 2.1.
+func BenchmarkInspect(b *testing.B) {
+	e := newFakeEngine(b)
+	id := e.addContainer("web", "busybox", true, nil)
+	_, url := testCluster(b, e)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+	get := func(base string) time.Duration {
+		began := time.Now()
+		resp, err := client.Get(base + "/v1.41/containers/" + id + "/json")
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+			b.Fatal(resp.Status, err)
+		}
+		return time.Since(began)
+	}
+	var direct, through []time.Duration
+	for b.Loop() {
+		direct = append(direct, get("http://"+e.addr()))
+		through = append(through, get(url))
+	}
+	b.ReportMetric(float64(median(direct).Microseconds()), "us-direct")
+	b.ReportMetric(float64(median(through).Microseconds()), "us-through")
+	b.ReportMetric(float64(median(through))/float64(median(direct)), "×direct")
+}
+
+// BenchmarkWrite is the smallest write there is: what a commit costs, alone and shared.
+func BenchmarkWrite(b *testing.B) {
+	st := benchNodes(b, 3)
+	var n atomic.Int64
+	write := func(b *testing.B) {
+		err := st.write(b.Context(), func(t *tx) error {
+			_, err := t.exec("INSERT OR REPLACE INTO execs (exec_id, node_id, container_id) VALUES (?, 1, 'c')", n.Add(1)%10000)
+			return err
+		})
+		if err != nil {
+			b.Error(err)
+		}
+	}
+	b.Run("alone", func(b *testing.B) {
+		for b.Loop() {
+			write(b)
+		}
+	})
+	b.Run("at-once=64", func(b *testing.B) {
+		b.SetParallelism(32)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				write(b)
+			}
+		})
+	})
+}
