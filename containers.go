@@ -335,6 +335,9 @@ func containerCreate(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 			return err
 		}
 	}
+	if err := load.readWait(c.scheduler.wait, call.client.Done()); err != nil {
+		return err
+	}
 	return c.detached(w, r, func(ctx context.Context) (*created, error) {
 		return c.create(ctx, r.Header, call, load, data)
 	})
@@ -461,7 +464,7 @@ func (c *cluster) create(ctx context.Context, header http.Header, call *call, lo
 	c.freshImage(ctx, load.image)
 	settled := false
 	for {
-		p, err := c.scheduler.place(ctx, load)
+		p, err := c.scheduler.placeInTurn(ctx, load)
 		if err != nil && !settled && statusOf(asRefusal(err)) != http.StatusInternalServerError {
 			// A name or room may have become free by a call that has returned but was not read again yet.
 			settled = true

@@ -70,6 +70,7 @@ type config struct {
 	allowHosts []string
 	insecure   bool
 
+	wait         time.Duration
 	countStopped bool
 	groupBy      []string
 	relayPorts   bool
@@ -116,6 +117,7 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs.StringVar(&c.strategy, "strategy", "spread", "`NAME` of the order among nodes that fit: spread, binpack, random,\nor a file that ends in .sql: one SELECT of node and score, lowest first")
 	fs.Var((*stringList)(&c.filters), "filter", "`NAME` of a filter to use instead of all; repeatable:\n"+strings.Join(filterList(filters), ", "))
 	fs.Float64Var(&c.overcommit, "overcommit", 0.05, "`RATIO` of CPUs and memory to promise beyond what a node has")
+	fs.DurationVar(&c.wait, "wait", 0, "`DURATION` that a create waits for room when no node fits, as in 10m;\nits label com.docker.swarm.wait comes first")
 	fs.BoolVar(&c.countStopped, "count-stopped", false, "stopped containers take room, too")
 	fs.BoolVar(&c.relayPorts, "relay-ports", false, "make published ports reachable on the manager's own address")
 	fs.Var((*stringList)(&c.groupBy), "group-by", "`LABEL` whose value makes a group: containers, networks and volumes that belong on one node;\nrepeatable (default "+strings.Join(defaultGroupLabels, ", ")+")")
@@ -209,6 +211,8 @@ func (c *config) check() error {
 		return fmt.Errorf("-overcommit %g: expected more than -1; 0.05 promises 105 %% of a node", c.overcommit)
 	case c.overcommit != c.overcommit || c.overcommit > 1000:
 		return fmt.Errorf("-overcommit %g: expected a ratio such as 0.05", c.overcommit)
+	case c.wait < 0:
+		return fmt.Errorf("-wait %s: expected a duration such as 10m, or 0", c.wait)
 	case !slices.Contains([]string{"plain", "both", "node"}, c.names):
 		return fmt.Errorf("-names %q: expected plain, both or node", c.names)
 	case !slices.Contains([]string{"shared", "every-node"}, c.images):
@@ -366,6 +370,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	if err != nil {
 		return err
 	}
+	sched.wait = c.wait
 	err = store.begin(base, managerRow{version, sched.strategy, strings.Join(filterList(sched.filters), ", "), c.overcommit, c.countStopped,
 		c.groupBy, sched.file.sql(), c.relayPorts})
 	if err != nil {

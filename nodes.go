@@ -45,6 +45,7 @@ type nodes struct {
 
 // noteChange wakes whoever follows the container rows.
 func (ns *nodes) noteChange() {
+	ns.store.room.ring()
 	select {
 	case ns.changed <- struct{}{}:
 	default:

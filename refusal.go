@@ -12,7 +12,9 @@ type noNodeError struct {
 	nodes  int
 	counts []refusal // most first
 	most   string    // how much of what was asked for could be had
-	tied   string    // where the workload would have to go, and why it cannot
+	// impossible: no node that qualifies has so much, so that waiting would not help
+	impossible bool
+	tied       string // where the workload would have to go, and why it cannot
 }
 
 type refusal struct {
@@ -68,22 +70,22 @@ func (e *noNodeError) full() string {
 
 // most tells how much of the CPUs and memory asked for there is, where they are
 // what refuses: the largest node if none is large enough, else the most that is free.
-func (q *query) most(t *tx) (string, error) {
+func (q *query) most(t *tx) (words string, impossible bool, err error) {
 	var parts []string
-	others := query{clauses: slices.DeleteFunc(slices.Clone(q.clauses), func(c clause) bool { return c.filter == "resources" })}
-	where, args := others.where()
-	for i, r := range []struct {
+	where, args := q.without("resources").where()
+	useful, usefulArgs := q.without(roomFilters...).where() // a large node that is down may come back
+	for which, r := range []struct {
 		total, used string
 		words       func(int64) string
 	}{
 		{"nano_cpus", "used_nano_cpus", cpusWords},
 		{"memory_bytes", "used_memory_bytes", func(n int64) string { return bytesText(n) + " of memory" }},
 	} {
-		asked := q.args[i].(int64)
+		asked := q.args[which].(int64)
 		if asked == 0 {
 			continue
 		}
-		for _, look := range []struct{ amount, words string }{
+		for i, look := range []struct{ amount, words string }{
 			{"n." + r.total, "the largest node that qualifies is %s with %s in all"},
 			{"n." + r.total + " - n." + r.used, "the most free is on %s: %s"},
 		} {
@@ -91,18 +93,25 @@ func (q *query) most(t *tx) (string, error) {
 			var amount int64
 			err := t.get(fmt.Sprintf("SELECT n.name, %s AS amount FROM node_load n WHERE %s ORDER BY amount DESC, n.id LIMIT 1", look.amount, where), args, &node, &amount)
 			if errors.Is(err, errNotFound) {
-				return "", nil // it is not room that they lack
+				return "", false, nil // it is not room that they lack
 			}
 			if err != nil {
-				return "", err
+				return "", false, err
 			}
 			if amount < asked {
 				parts = append(parts, fmt.Sprintf(look.words, node, r.words(max(amount, 0))))
+				if i == 0 {
+					err := t.get(fmt.Sprintf("SELECT %s AS amount FROM node_load n WHERE %s ORDER BY amount DESC LIMIT 1", look.amount, useful), usefulArgs, &amount)
+					if err != nil {
+						return "", false, err
+					}
+					impossible = impossible || amount < asked
+				}
 				break
 			}
 		}
 	}
-	return strings.Join(parts, "; "), nil
+	return strings.Join(parts, "; "), impossible, nil
 }
 
 // cpusWords is a number of CPUs with its unit, as in 1 CPU.
@@ -111,4 +120,9 @@ func cpusWords(nano int64) string {
 		return "1 CPU"
 	}
 	return cpusText(nano) + " CPUs"
+}
+
+// without is q less the clauses of some filters.
+func (q *query) without(names ...string) *query {
+	return &query{clauses: slices.DeleteFunc(slices.Clone(q.clauses), func(c clause) bool { return slices.Contains(names, c.filter) })}
 }

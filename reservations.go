@@ -72,6 +72,7 @@ func (t *tx) reservationToContainer(reservation int64, first *containerRow, engi
 
 // release gives the room back. outcome is failed, or moved when the engine was not asked.
 func (s *store) release(ctx context.Context, p *placement, outcome, message string, engineTime time.Duration) error {
+	defer s.room.ring()
 	return s.write(ctx, func(t *tx) error {
 		if _, err := t.exec("DELETE FROM reservations WHERE id = ?", p.reservation); err != nil {
 			return err

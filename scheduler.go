@@ -43,6 +43,11 @@ type workload struct {
 	version          apiVersion
 	labels           map[string]string
 	exclude          []int64 // nodes that were silent when asked
+	// A create that may wait for room does so until then, or until its client has gone;
+	// line is its row in waiting, 0 before and after.
+	until time.Time
+	gone  <-chan struct{}
+	line  int64
 }
 
 // placement is a decision that was made: room on a node until it is created or released.
@@ -123,6 +128,8 @@ type scheduler struct {
 	filters  []filter
 	// portsOnce: a fixed port may be used by one container of the whole cluster (-relay-ports).
 	portsOnce bool
+	wait      time.Duration // for room, of a create that does not say (-wait)
+	line      line
 }
 
 func newScheduler(log *slog.Logger, s *store, strategyName string, filterNames []string) (*scheduler, error) {
@@ -165,6 +172,9 @@ func filterList(fs []filter) []string {
 type errNameTaken struct{ name, holder, node string }
 
 func (e *errNameTaken) Error() string {
+	if e.node == "" {
+		return fmt.Sprintf("Conflict. The container name \"/%s\" is already in use by a container that waits for room. You have to remove (or rename) that container to be able to reuse that name.", e.name)
+	}
 	if e.holder == "" {
 		return fmt.Sprintf("Conflict. The container name \"/%s\" is already in use by a container that is being created on node %s. You have to remove (or rename) that container to be able to reuse that name.", e.name, e.node)
 	}
@@ -187,17 +197,20 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 		seed = w.seed
 	}
 	var p *placement
-	var refused error
+	var refused *noNodeError
+	var line int64
 	scores, done, err := sc.fileScores(ctx, w)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
 	err = sc.store.write(ctx, func(t *tx) error {
-		p, refused = &placement{name: w.name}, nil
+		p, refused, line = &placement{name: w.name}, nil, 0
 		if w.kind == "container" {
-			if err := t.claimName(p); err != nil {
-				return err
+			if w.line == 0 { // in line it has its name
+				if err := t.claimName(p); err != nil {
+					return err
+				}
 			}
 			if sc.portsOnce {
 				if err := t.portsFree(w.ports); err != nil {
@@ -221,11 +234,24 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 		if err != nil {
 			return err
 		}
+		if refused != nil && !refused.impossible && time.Now().Before(w.until) {
+			line, err = t.standInLine(w, p, q, refused)
+			return err
+		}
+		if w.line != 0 {
+			if _, err := t.exec("DELETE FROM waiting WHERE id = ?", w.line); err != nil {
+				return err
+			}
+		}
 		_, err = t.exec("UPDATE placements SET decide_us = ? WHERE id = ?", time.Since(began).Microseconds(), p.id)
 		return err
 	})
 	if err != nil {
 		return nil, err
+	}
+	if w.line != line {
+		w.line, w.name = line, p.name
+		sc.store.room.ring() // another is the head of the line now
 	}
 	if refused != nil {
 		return nil, refused
@@ -252,7 +278,8 @@ func (t *tx) claimName(p *placement) error {
 func (t *tx) nameFree(name string) error {
 	var holder, node string
 	err := t.get(`SELECT c.container_id, n.name FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = ?1
-		UNION ALL SELECT '', n.name FROM reservations r JOIN nodes n ON n.id = r.node_id WHERE r.name = ?1 AND r.kind = 'container' LIMIT 1`,
+		UNION ALL SELECT '', n.name FROM reservations r JOIN nodes n ON n.id = r.node_id WHERE r.name = ?1 AND r.kind = 'container'
+		UNION ALL SELECT '', '' FROM waiting WHERE name = ?1 LIMIT 1`,
 		[]any{name}, &holder, &node)
 	if errors.Is(err, errNotFound) {
 		return nil
@@ -303,6 +330,11 @@ func (sc *scheduler) query(t *tx, w *workload, seed int64) (*query, error) {
 			}
 		}
 	}
+	kept, err := t.waitClauses(w)
+	if err != nil {
+		return nil, err
+	}
+	q.clauses = append(q.clauses, kept...)
 	if len(w.exclude) > 0 {
 		q.clauses = append(q.clauses, clause{filter: "health", one: "did not answer", many: "did not answer",
 			sql: "n.id NOT IN (SELECT value FROM json_each(?))", args: []any{jsonText(w.exclude)}})
@@ -368,7 +400,7 @@ func (q *query) order(w *workload) (sql string, args []any) {
 
 // decide writes the ledger and reserves. It returns a *noNodeError as refused,
 // so that the transaction, and with it the ledger's row, is kept.
-func (q *query) decide(t *tx, w *workload, p *placement) (refused, err error) {
+func (q *query) decide(t *tx, w *workload, p *placement) (refused *noNodeError, err error) {
 	var nodes int
 	if err := t.get("SELECT count(*) FROM node_load", nil, &nodes); err != nil {
 		return nil, err
@@ -484,7 +516,7 @@ func (q *query) judge(t *tx, e *noNodeError) (all []judged, fitting int, err err
 	sort.SliceStable(e.counts, func(a, b int) bool { return e.counts[a].nodes > e.counts[b].nodes })
 	if fitting = len(refused[0]); fitting == 0 {
 		e.tied = q.tied(all)
-		e.most, err = q.most(t)
+		e.most, e.impossible, err = q.most(t)
 	}
 	return all, fitting, err
 }

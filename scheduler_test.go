@@ -257,7 +257,7 @@ func TestSchedulerUsesOnlyTheFiltersItIsGiven(t *testing.T) {
 func TestSchedulerRefusesUnknownNames(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ strategy, filter, want string }{
-		{"fastest", "health", `strategy "fastest": expected spread, binpack or random`},
+		{"fastest", "health", `strategy "fastest": expected spread, binpack or random, or a file that ends in .sql`},
 		{"spread", "healthy", `filter "healthy": expected one of health, availability, api, dependency, driver, group, constraint, whitelist, affinity, port, containerslots, resources`},
 	} {
 		if _, err := newScheduler(nil, nil, tt.strategy, []string{tt.filter}); err == nil || err.Error() != tt.want {

@@ -140,6 +140,21 @@ CREATE INDEX reservations_by_node ON reservations (node_id);
 CREATE UNIQUE INDEX reservations_by_name ON reservations (name) WHERE kind = 'container';
 CREATE INDEX reservations_by_group ON reservations (group_key) WHERE group_key <> '';
 
+CREATE TABLE waiting (
+  /* Creates that wait for room (label com.docker.swarm.wait, flag -wait), in line by id. Once the
+     head of the line has waited a quarter of its time, nodes that could be of use to it are kept
+     from those behind. A row goes when its create is placed or its time is up, or its client
+     hangs up; all go when the manager starts. */
+  id       INTEGER PRIMARY KEY,
+  name     TEXT    NOT NULL UNIQUE,            -- held: a create of that name is in conflict
+  image    TEXT    NOT NULL,
+  request  TEXT    NOT NULL,                   -- what placement looks at, JSON
+  since_ms INTEGER NOT NULL,                   -- unix milliseconds
+  until_ms INTEGER NOT NULL,                   -- unix milliseconds
+  nodes    TEXT    NOT NULL,                   -- ids of nodes where it could go but for room, JSON
+  message  TEXT    NOT NULL                    -- why it does not fit yet
+) STRICT;
+
 CREATE TABLE ports (
   /* Host ports in use on a node, or promised: exactly one of container and reservation is set. */
   id          INTEGER PRIMARY KEY,

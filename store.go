@@ -68,6 +68,8 @@ type store struct {
 
 	prepared sync.Map // SQL text → *sql.Stmt on ro
 
+	room bell // rings when room may have come free
+
 	eventsMu sync.Mutex
 	eventsCh chan struct{} // closed and replaced when event rows were committed
 }
