@@ -29,7 +29,7 @@ func groupOf(labels map[string]string, by []string) string {
 // is made elsewhere could never be used with it. A container that joins a network
 // of swarm or global scope was meant to spread and belongs to no group.
 func groupClauses(t *tx, w *workload) ([]clause, error) {
-	if w.kind == "image" || w.swarm {
+	if w.kind != "container" && !w.isThing() || w.swarm {
 		return nil, nil
 	}
 	var by string

@@ -57,22 +57,32 @@ func (c *cluster) network(ctx context.Context, ref, scope, extra string) (*netwo
 		return n, nil
 	}
 	var choices []string
-	for _, p := range places {
-		if choice := p.nodeName + "/" + p.name; p.scope == "local" || len(choices) == 0 || p.id != places[0].id {
-			choices = append(choices, choice)
+	for i, p := range places {
+		choice := p.nodeName + "/" + p.name
+		switch {
+		case p.scope != "local" && i > 0 && p.id == places[0].id:
+			continue // the same network, as another node has it
+		case by == "node" || slices.Contains(choices, choice):
+			choice = p.id
 		}
+		choices = append(choices, choice)
 	}
 	if len(choices) == 1 {
 		return n, nil
 	}
-	if by == "node" || by == "ID" {
-		by = "name"
-	}
-	msg := fmt.Sprintf("network %s is ambiguous (%d matches found based on %s)", ref, len(choices), by)
+	msg := fmt.Sprintf("network %s is ambiguous (%d matches found based on %s)", ref, len(choices), matchedBy(by))
 	if extra != "" {
 		msg += ": " + extra + " " + strings.Join(choices, " or ")
 	}
 	return nil, errorf(http.StatusBadRequest, "%s", msg)
+}
+
+// matchedBy is how Docker tells what a reference was matched by.
+func matchedBy(by string) string {
+	if by == "ID prefix" {
+		return by
+	}
+	return "name"
 }
 
 // askable are the engines that list the network and can be asked, managers of its
@@ -160,8 +170,7 @@ func networkInspect(c *cluster, w http.ResponseWriter, r *http.Request, call *ca
 			c.log.Warn("network inspected without one node", "network", n.name, "node", engines[i].nodeName(), "err", oneLine(err))
 		}
 	}
-	shown, _ := json.Marshal(n.places[0].id)
-	return writeJSON(w, json.RawMessage(merged.replace("Id", shown).bytes()))
+	return writeJSON(w, json.RawMessage(merged.replace("Id", []byte(jsonText(n.places[0].id))).bytes()))
 }
 
 // mergeInspects is the first inspect with the containers and peers of all; nil if there is none.
@@ -294,12 +303,18 @@ func networkRemove(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 		}
 		return severalNodes("network", n.name, nodes)
 	}
-	i := max(0, slices.IndexFunc(n.places, func(p networkPlace) bool { return p.manager }))
-	e, err := c.engine(r.Context(), n.places[i].node)
+	asked := *n
+	if managers := slices.DeleteFunc(slices.Clone(n.places), func(p networkPlace) bool { return !p.manager }); n.scope != "local" && len(managers) > 0 {
+		asked.places = managers
+	}
+	engines, ids, err := c.askable(r.Context(), &asked)
 	if err != nil {
 		return err
 	}
-	rl := &relay{engine: e, path: networkPath(n.places[i].id, ""), patience: change, answered: func(status int) {
+	if len(engines) == 0 {
+		return errorf(http.StatusNotFound, "network %s not found", call.name)
+	}
+	rl := &relay{engine: engines[0], path: networkPath(ids[0], ""), patience: change, answered: func(status int) {
 		if n.scope != "local" && status < 300 && status > 0 {
 			c.letGo(r.Context(), n)
 		}
@@ -431,7 +446,7 @@ func (c *cluster) networkAt(ctx context.Context, ref string, at *located) (id st
 	}
 	switch {
 	case len(here) > 1:
-		return "", errorf(http.StatusBadRequest, "network %s is ambiguous (%d matches found based on %s)", ref, len(here), by)
+		return "", errorf(http.StatusBadRequest, "network %s is ambiguous (%d matches found based on %s)", ref, len(here), matchedBy(by))
 	case len(here) == 1:
 		return id, nil
 	case places[0].scope == "swarm":
@@ -493,6 +508,8 @@ func networkList(c *cluster, w http.ResponseWriter, r *http.Request, call *call)
 		}
 		predefined := slices.Contains(predefinedNetworks, name)
 		switch {
+		case seen[key]:
+			continue
 		case !f.exact("node", node), !f.exact("driver", driver), !f.exact("scope", scope):
 			continue
 		case !f.pattern("id", id), !f.pattern("name", name):
@@ -517,12 +534,8 @@ func networkList(c *cluster, w http.ResponseWriter, r *http.Request, call *call)
 			}
 		}
 		if key != "" {
-			if seen[key] {
-				continue
-			}
 			seen[key] = true
-			shown, _ := json.Marshal(id)
-			o = o.replace("Id", shown)
+			o = o.replace("Id", []byte(jsonText(id)))
 		}
 		list = append(list, o.bytes())
 	}

@@ -279,6 +279,24 @@ func TestNetworksOfOneNameMadeBehindOurBack(t *testing.T) {
 		t.Errorf("after rm n3/twice: %s", got)
 	}
 	api.want("GET", "/v1.41/networks/twice", "", 200, "")
+	// Two of one name on one node, as engines before 23 allow, can be told apart by ID only.
+	engines[0].makeNetwork(t, `{"Name":"twice"}`)
+	eventually(t, 5*time.Second, func() error {
+		if n := len(api.networks(`{"name":["twice"]}`)); n != 2 {
+			return fmt.Errorf("%d networks twice are listed", n)
+		}
+		return nil
+	})
+	eventually(t, 5*time.Second, func() error {
+		status, text := api.do("DELETE", "/v1.41/networks/n1/twice", "")
+		if status != 400 || !strings.Contains(text, "network n1/twice is ambiguous (2 matches found based on name): use ") || strings.Contains(text, " n1/twice or ") {
+			return fmt.Errorf("rm n1/twice: %d %s", status, text)
+		}
+		return nil
+	})
+	for _, n := range api.networks(`{"name":["twice"]}`) {
+		api.want("DELETE", "/v1.41/networks/"+n.Id, "", 204, "")
+	}
 	api.want("GET", "/v1.41/networks/nosuch", "", 404, "network nosuch not found")
 	api.want("DELETE", "/v1.41/networks/nosuch", "", 404, "network nosuch not found")
 	api.want("GET", "/v1.41/networks/twice?scope=swarm", "", 404, "network twice not found")

@@ -75,8 +75,6 @@ func TestNodesAreShownAsDockerNodeReadsThem(t *testing.T) {
 	for _, filters := range []string{`{"bogus":["x"]}`, `{"role":["x"]}`, `{"membership":["x"]}`} {
 		api.want("GET", "/v1.41/nodes?filters="+url.QueryEscape(filters), "", 400, "")
 	}
-	api.want("POST", "/v1.41/nodes/n1/update?version=1", "{}", 501, "")
-	api.want("DELETE", "/v1.41/nodes/n1", "", 501, "")
 }
 
 func TestTasksAreTheContainersOfANode(t *testing.T) {

@@ -333,8 +333,10 @@ func cutReferences(o object, cut map[string]string) object {
 			if err != nil {
 				return raw
 			}
-			for i := range endpoints {
-				endpoints[i].key = mode(endpoints[i].key)
+			for i, m := range endpoints {
+				if name := mode(m.key); name != m.key {
+					endpoints[i] = member{key: name, value: m.value}
+				}
 			}
 			return endpoints.bytes()
 		},
