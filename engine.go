@@ -66,7 +66,7 @@ type engine struct {
 	trouble    atomic.Pointer[string] // last error while it is not healthy
 	highest    atomic.Int64           // apiVersion
 	lowest     atomic.Int64           // apiVersion
-	builder    atomic.Value           // string, Builder-Version of its ping
+	said       atomic.Value           // pingSaid
 	shown      atomic.Pointer[shownNode]
 	lastAnswer atomic.Int64  // monotonic nanoseconds, see now
 	inSwarm    atomic.Bool   // of Docker's own, Swarm mode

@@ -396,7 +396,7 @@ func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
 		return nil, &stepError{"ping", err}
 	}
 	e.docker.NegotiateAPIVersionPing(ping)
-	e.builder.Store(string(ping.BuilderVersion))
+	e.said.Store(pingSaid{string(ping.BuilderVersion), ping.SwarmStatus != nil})
 	// Until /version has told the range, requests go out at the version of the ping.
 	if v, err := parseAPIVersion(ping.APIVersion); err == nil {
 		e.highest.Store(int64(v))

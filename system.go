@@ -22,9 +22,12 @@ func ping(c *cluster, w http.ResponseWriter, r *http.Request, _ *call) error {
 	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	h.Set("Pragma", "no-cache")
 	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("Swarm", "inactive")
-	if b := c.builderVersion(); b != "" {
-		h.Set("Builder-Version", b)
+	said := c.pingSaid()
+	if said.builder != "" {
+		h.Set("Builder-Version", said.builder)
+	}
+	if said.swarm {
+		h.Set("Swarm", "inactive") // whatever the engines are in: the cluster is no swarm
 	}
 	if r.Method == http.MethodHead {
 		h.Set("Content-Length", "0")
@@ -35,15 +38,24 @@ func ping(c *cluster, w http.ResponseWriter, r *http.Request, _ *call) error {
 	return nil
 }
 
-// builderVersion is what every engine says, or nothing.
-func (c *cluster) builderVersion() string {
-	common := ""
+// pingSaid is what an engine's ping tells in headers that not every version sends.
+type pingSaid struct {
+	builder string // Builder-Version
+	swarm   bool   // that there is a Swarm
+}
+
+// pingSaid is what every engine says; a client takes what is missing for an older engine.
+func (c *cluster) pingSaid() pingSaid {
+	var common pingSaid
 	for i, e := range c.healthyEngines() {
-		b, _ := e.builder.Load().(string)
-		if i > 0 && b != common {
-			return ""
+		said, _ := e.said.Load().(pingSaid)
+		if i == 0 {
+			common = said
 		}
-		common = b
+		if said.builder != common.builder {
+			common.builder = ""
+		}
+		common.swarm = common.swarm && said.swarm
 	}
 	return common
 }
