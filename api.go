@@ -266,6 +266,11 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rc := &call{version: version, client: r.Context()}
+	if r.Body != nil && r.Body != http.NoBody {
+		rc.body = &clientBody{ReadCloser: r.Body, conn: http.NewResponseController(w)}
+		r.Body = rc.body
+		defer rc.body.drop()
+	}
 	// The request's context ends at a half-close already, after which a client may well
 	// wait for its answer. So only those look at it that would never end by themselves.
 	r = r.WithContext(context.WithValue(context.WithoutCancel(r.Context()), callKey{}, rc))
@@ -369,13 +374,18 @@ func (w *answerWriter) Write(p []byte) (int, error) {
 
 func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
+var errBrokeOff = errorf(http.StatusBadRequest, "the client broke off")
+
 // fail answers err as Docker does. It does so although the client may have gone: one
 // that has only closed its own direction looks the same and waits for the answer.
 func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	err = storeError(err)
+	if errors.Is(err, context.Canceled) {
+		err = errBrokeOff
+	}
 	status := statusOf(err)
 	msg := err.Error()
-	if status == http.StatusInternalServerError && !errors.As(err, new(*apiError)) && r.Context().Err() == nil {
+	if status == http.StatusInternalServerError && !errors.As(err, new(*apiError)) {
 		a.log.Error("request not answered", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
 	if aw, ok := w.(*answerWriter); ok && aw.begun {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
+	"time"
 )
 
 // maxJSON bounds a JSON body that has to be read whole, from clients; 16 MiB.
@@ -233,6 +235,10 @@ func (o object) replace(key string, value []byte) object {
 
 // readBody reads a client's JSON body whole, up to maxJSON.
 func readBody(r *http.Request) ([]byte, error) {
+	b, ok := r.Body.(*clientBody)
+	if ok {
+		b.conn.SetReadDeadline(time.Now().Add(jsonWait))
+	}
 	data, err := io.ReadAll(io.LimitReader(r.Body, maxJSON+1))
 	if err != nil {
 		return nil, errorf(http.StatusBadRequest, "read request body: %v", err)
@@ -240,7 +246,41 @@ func readBody(r *http.Request) ([]byte, error) {
 	if len(data) > maxJSON {
 		return nil, errorf(http.StatusRequestEntityTooLarge, "request body is over %d MiB", maxJSON>>20)
 	}
+	if ok {
+		b.conn.SetReadDeadline(time.Time{})
+	}
 	return data, nil
+}
+
+const (
+	jsonWait = time.Minute     // how long a client may take to send a JSON body
+	dropWait = 5 * time.Second // and the rest of one that nobody reads
+)
+
+// clientBody is a client's body: whether it broke off tells whose fault a failed call was.
+type clientBody struct {
+	io.ReadCloser
+	conn   *http.ResponseController
+	ended  atomic.Bool
+	broken atomic.Bool
+}
+
+func (b *clientBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		b.ended.Store(true)
+	} else if err != nil {
+		b.broken.Store(true)
+	}
+	return n, err
+}
+
+// drop is for what nobody has read: net/http reads on for a while to keep the
+// connection, but it would wait for ever.
+func (b *clientBody) drop() {
+	if !b.ended.Load() && !b.broken.Load() {
+		b.conn.SetReadDeadline(time.Now().Add(dropWait))
+	}
 }
 
 // decodeBody reads data into wanted the way an engine does: letter case folded,

@@ -223,8 +223,8 @@ func (c *cluster) attach(w http.ResponseWriter, r *http.Request, call *call, pro
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxJSON)); err != nil {
-		return errorf(http.StatusBadRequest, "read request body: %v", err)
+	if _, err := readBody(r); err != nil {
+		return err
 	}
 	return (&hijack{engine: at.engine, path: containerPath(r, call, at), protocol: protocol,
 		ended: func() { at.marks.add(mark{"container", at.id}) }}).run(w, r, call)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,7 @@ type call struct {
 	version apiVersion // the client's; 0: none given
 	name    string     // what {id} or {name} stands for
 	query   url.Values
+	body    *clientBody     // nil: none
 	client  context.Context // ends when the client leaves, or has closed its own direction
 }
 
@@ -100,11 +102,18 @@ func (rl *relay) run(w http.ResponseWriter, r *http.Request, c *call) error {
 		query = c.query
 	}
 	body, length := rl.body, rl.length
-	if body == nil {
+	switch {
+	case body != nil:
+	case r.ContentLength == 0:
+		body = http.NoBody
+	case rl.patience == forever:
 		body, length = r.Body, r.ContentLength
-		if length == 0 {
-			body = http.NoBody
+	default: // a client that dawdles must not hold a place among the calls
+		data, err := readBody(r)
+		if err != nil {
+			return err
 		}
+		body, length = bytes.NewReader(data), int64(len(data))
 	}
 	req, err := http.NewRequestWithContext(c.client, r.Method, rl.engine.url(c.version, rl.path, query.Encode()), body)
 	if err != nil {
@@ -118,6 +127,9 @@ func (rl *relay) run(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err != nil {
 		if rl.answered != nil && write {
 			rl.answered(0)
+		}
+		if c.client.Err() != nil || c.body != nil && c.body.broken.Load() {
+			return errBrokeOff
 		}
 		return asAnswer(err, write)
 	}

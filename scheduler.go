@@ -181,6 +181,9 @@ func (e *errNameTaken) Error() string {
 	return fmt.Sprintf("Conflict. The container name \"/%s\" is already in use by container \"%s\" on node %s. You have to remove (or rename) that container to be able to reuse that name.", e.name, e.holder, e.node)
 }
 
+// maxName bounds a container's name, in bytes; engines do not.
+const maxName = 255
+
 const (
 	storedNodes   = 200 // a success is stored node by node up to this many nodes
 	refusedStored = 50  // a refusal keeps this many nodes
@@ -276,6 +279,9 @@ func (t *tx) claimName(p *placement) error {
 }
 
 func (t *tx) nameFree(name string) error {
+	if len(name) > maxName {
+		return errorf(http.StatusBadRequest, "container name is over %d bytes", maxName)
+	}
 	var holder, node string
 	err := t.get(`SELECT c.container_id, n.name FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = ?1
 		UNION ALL SELECT '', n.name FROM reservations r JOIN nodes n ON n.id = r.node_id WHERE r.name = ?1 AND r.kind = 'container'
