@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"sync"
+)
+
+// mark names one thing on a node that changed and has to be read again. A "busy"
+// container is one that the engine may still be changing: the same read, but a later one.
+type mark struct{ kind, id string }
+
+// marks are the reads that a node owes: state of the connection, not of the
+// cluster. One read serves a changing call and the event that follows it. While
+// the whole node is listed the reads wait, so that an older list never
+// overwrites a newer row.
+type marks struct {
+	mu      sync.Mutex
+	open    bool // a session is there to do the reads
+	listing bool
+	todo    []mark
+	state   map[mark]*markState
+	running int
+	idle    *sync.Cond
+	readOne func(mark)
+}
+
+type markState struct {
+	done    chan struct{}
+	running bool
+	ranOut  bool       // a list waited for it once in vain
+	busy    bool       // the engine may not have finished its change
+	next    *markState // asked for again while running
+}
+
+// maxReads is how many marks of one node are read at once.
+const maxReads = 4
+
+// begin lets marks in; readOne does the reading.
+func (m *marks) begin(readOne func(mark)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.idle == nil {
+		m.idle = sync.NewCond(&m.mu)
+	}
+	m.open, m.readOne, m.todo, m.state = true, readOne, nil, map[mark]*markState{}
+}
+
+// end drops what is owed: the next session lists everything.
+func (m *marks) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.open {
+		return
+	}
+	m.open, m.listing = false, false
+	for m.running > 0 {
+		m.idle.Wait()
+	}
+	for _, s := range m.state {
+		for ; s != nil; s = s.next {
+			close(s.done)
+		}
+	}
+	m.todo, m.state = nil, nil
+}
+
+// hold waits for reads under way and keeps new ones back until release.
+func (m *marks) hold() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listing = true
+	for m.running > 0 {
+		m.idle.Wait()
+	}
+}
+
+func (m *marks) release() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listing = false
+	m.spawn()
+}
+
+// add owes a read of k; a read that has not begun yet serves this one too.
+func (m *marks) add(k mark) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.open {
+		return
+	}
+	busy := k.kind == "busy"
+	if busy {
+		k.kind = "container"
+	}
+	s := m.state[k]
+	switch {
+	case s == nil:
+		s = &markState{done: make(chan struct{})}
+		m.state[k] = s
+		m.todo = append(m.todo, k)
+	case s.running:
+		if s.next == nil {
+			s.next = &markState{done: make(chan struct{})}
+		}
+		s = s.next
+	}
+	s.busy = s.busy || busy
+	m.spawn()
+}
+
+// owes tells whether a read of k waits for its turn or is under way.
+func (m *marks) owes(k mark) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state[k] != nil
+}
+
+func (m *marks) spawn() {
+	for m.open && !m.listing && m.running < maxReads && len(m.todo) > 0 {
+		k := m.todo[0]
+		m.todo = m.todo[1:]
+		s := m.state[k]
+		s.running = true
+		m.running++
+		go m.work(k, s.busy)
+	}
+}
+
+func (m *marks) work(k mark, busy bool) {
+	if busy {
+		m.readOne(mark{"busy", k.id})
+	} else {
+		m.readOne(k)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.running--
+	if s := m.state[k]; s != nil {
+		close(s.done)
+		if s.next != nil {
+			m.state[k] = s.next
+			m.todo = append(m.todo, k)
+		} else {
+			delete(m.state, k)
+		}
+	}
+	m.spawn()
+	m.idle.Broadcast()
+}
+
+// wait returns when the reads owed now are done, or ctx has ended. A read that
+// was waited for in vain once is not waited for again. It tells whether there were any.
+func (m *marks) wait(ctx context.Context) bool {
+	m.mu.Lock()
+	var owed []*markState
+	for _, s := range m.state {
+		for ; s != nil; s = s.next {
+			if !s.ranOut {
+				owed = append(owed, s)
+			}
+		}
+	}
+	m.mu.Unlock()
+	for i, s := range owed {
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			m.mu.Lock()
+			for _, s := range owed[i:] {
+				s.ranOut = true
+			}
+			m.mu.Unlock()
+			return true
+		}
+	}
+	return len(owed) > 0
+}

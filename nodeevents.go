@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+)
+
+// engineEvent is one line of /events.
+type engineEvent struct {
+	Type, Action string
+	Actor        struct {
+		ID         string
+		Attributes map[string]string
+	}
+	Status, ID     string // engines before 1.22 send only these
+	Time, TimeNano int64
+
+	raw json.RawMessage
+}
+
+// readEvents reads the stream and hands on what has come, in bunches under load.
+// Lines that are no events are skipped.
+func readEvents(ctx context.Context, stream io.Reader, out chan<- []engineEvent) error {
+	lines := make(chan engineEvent, 256)
+	failed := make(chan error, 1)
+	go func() {
+		defer close(lines)
+		in := bufio.NewReaderSize(stream, 4<<10)
+		for {
+			line, err := readLine(in)
+			if err != nil {
+				failed <- err
+				return
+			}
+			ev := engineEvent{raw: line}
+			if json.Unmarshal(line, &ev) != nil || ev.Action == "" && ev.Status == "" {
+				continue
+			}
+			if ev.Action == "" {
+				ev.Type, ev.Action, ev.Actor.ID = "container", ev.Status, ev.ID
+			}
+			if ev.TimeNano == 0 {
+				ev.TimeNano = ev.Time * second
+			}
+			select {
+			case lines <- ev:
+			case <-ctx.Done():
+				failed <- ctx.Err()
+				return
+			}
+		}
+	}()
+	for ev := range lines {
+		batch := []engineEvent{ev}
+	fill:
+		for len(batch) < cap(lines) {
+			select {
+			case ev, ok := <-lines:
+				if !ok {
+					break fill
+				}
+				batch = append(batch, ev)
+			default:
+				break fill
+			}
+		}
+		select {
+		case out <- batch:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return <-failed
+}
+
+// readLine returns the next line; one over maxItem is skipped, its memory not kept.
+func readLine(in *bufio.Reader) (line []byte, err error) {
+	for {
+		part, err := in.ReadSlice('\n')
+		if len(line)+len(part) <= maxItem {
+			line = append(line, part...)
+		}
+		if err == nil {
+			return line, nil
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return nil, err
+		}
+	}
+}
+
+// apply owes a read for each thing that events say has changed, then stores the
+// events. In this order a client that hears of an event and lists, waits for the read.
+func (ns *nodes) apply(ctx context.Context, e *engine, batch []engineEvent) error {
+	return ns.store.putEvents(ctx, e.id, e.nodeName(), batch, func(ev engineEvent) {
+		for _, k := range eventMarks(ev) {
+			e.marks.add(k)
+		}
+	})
+}
+
+// eventMarks tells what an event asks to read again. Execs, attach, top and copies
+// change nothing that a list shows; health checks are execs, so they are many.
+func eventMarks(ev engineEvent) []mark {
+	action, _, _ := strings.Cut(ev.Action, ":")
+	id := ev.Actor.ID
+	switch ev.Type {
+	case "container":
+		switch action {
+		case "exec_create", "exec_start", "exec_die", "exec_detach", "attach", "detach", "top", "resize", "copy",
+			"archive-path", "extract-to-dir", "export", "kill":
+			return nil
+		case "commit":
+			return []mark{{"images", ""}}
+		case "update":
+			return []mark{{"update", id}}
+		case "die", "pause", "unpause", "oom": // told before the engine's list shows it
+			return []mark{{"busy", id}}
+		}
+		return []mark{{"container", id}}
+	case "image":
+		return []mark{{"images", ""}}
+	case "node": // of Docker's Swarm mode: the engine's part in its swarm may have changed
+		return []mark{{"info", ""}}
+	case "network":
+		marks := []mark{{"network", id}}
+		if ev.Actor.Attributes["name"] == "ingress" { // made when an engine joins a swarm
+			marks = append(marks, mark{"info", ""})
+		}
+		if c := ev.Actor.Attributes["container"]; c != "" {
+			marks = append(marks, mark{"container", c})
+		}
+		return marks
+	case "volume":
+		if action == "mount" || action == "unmount" {
+			return nil
+		}
+		return []mark{{"volume", id}}
+	case "daemon":
+		return []mark{{"info", ""}}
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+// nodeFacts is what an engine says of itself when it is connected to.
+type nodeFacts struct {
+	info     engineInfo
+	rawInfo  json.RawMessage
+	version  engineVersion
+	rawVer   json.RawMessage
+	api, min apiVersion
+	clock    time.Time // the engine's, from its Date header
+	skew     time.Duration
+	ip       string
+}
+
+// engineInfo is what we read of /info.
+type engineInfo struct {
+	ID, Name        string
+	NCPU            int64
+	MemTotal        int64
+	Driver          string
+	KernelVersion   string
+	OperatingSystem string
+	OSType          string
+	Architecture    string
+	ServerVersion   string
+	Labels          []string
+	DriverStatus    json.RawMessage
+	Swarm           engineSwarm
+}
+
+// engineSwarm is the part of /info that tells which swarm, in Docker's Swarm mode, the engine is in.
+type engineSwarm struct {
+	NodeID, LocalNodeState string
+	ControlAvailable       bool
+	RemoteManagers         []struct{ NodeID string }
+	Cluster                struct{ ID string }
+}
+
+// imageStore is the kind of the engine's image store, graph (by storage driver) or
+// containerd: they give one image different IDs.
+func (i *engineInfo) imageStore() string {
+	var pairs [][]string
+	json.Unmarshal(i.DriverStatus, &pairs) // of an odd shape: no engine we know
+	for _, p := range pairs {
+		if len(p) == 2 && p[0] == "driver-type" && p[1] == "io.containerd.snapshotter.v1" {
+			return "containerd"
+		}
+	}
+	return "graph"
+}
+
+// engineVersion is what we read of /version.
+type engineVersion struct {
+	Version, APIVersion, MinAPIVersion string
+}
+
+// connect asks the engine who it is. Each step that fails is named.
+func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
+	f := &nodeFacts{}
+	asked := time.Now()
+	pctx, cancel := context.WithTimeout(ctx, probeWait)
+	ping, err := e.docker.Ping(pctx)
+	cancel()
+	if err != nil {
+		if ctx.Err() == nil && errors.Is(pctx.Err(), context.DeadlineExceeded) {
+			err = errNoAnswer
+		}
+		return nil, &stepError{"ping", err}
+	}
+	e.docker.NegotiateAPIVersionPing(ping)
+	e.said.Store(pingSaid{string(ping.BuilderVersion), ping.SwarmStatus != nil})
+	// Until /version has told the range, requests go out at the version of the ping.
+	if v, err := parseAPIVersion(ping.APIVersion); err == nil {
+		e.highest.Store(int64(v))
+		e.lowest.Store(0)
+	}
+	var date string
+	if f.rawVer, date, err = e.getRaw(ctx, "/version"); err != nil {
+		return nil, &stepError{"version", err}
+	}
+	if err := json.Unmarshal(f.rawVer, &f.version); err != nil {
+		return nil, &stepError{"version", fmt.Errorf("bad answer: %w", err)}
+	}
+	if f.api, err = parseAPIVersion(f.version.APIVersion); err != nil {
+		return nil, &stepError{"version", err}
+	}
+	if f.min, err = parseAPIVersion(f.version.MinAPIVersion); err != nil {
+		f.min = f.api // engines before 1.24 do not say
+	}
+	e.highest.Store(int64(f.api))
+	e.lowest.Store(int64(f.min))
+	ns.countVersions()
+	f.clock = time.Now()
+	if t, err := http.ParseTime(date); err == nil {
+		f.clock = t
+		f.skew = t.Sub(asked)
+		if f.skew.Abs() < 2*time.Second {
+			f.skew = 0 // the header counts whole seconds
+		}
+	}
+	if f.rawInfo, _, err = e.getRaw(ctx, "/info"); err != nil {
+		return nil, &stepError{"info", err}
+	}
+	if err := json.Unmarshal(f.rawInfo, &f.info); err != nil {
+		return nil, &stepError{"info", fmt.Errorf("bad answer: %w", err)}
+	}
+	if f.info.ID == "" || f.info.NCPU <= 0 || f.info.MemTotal <= 0 {
+		return nil, &stepError{"info", errors.New("no ID, CPUs or memory in the answer: is this a Docker engine, and not a manager?")}
+	}
+	e.inSwarm.Store(f.info.Swarm.LocalNodeState == "active")
+	f.ip = e.numericIP(ctx)
+	return f, nil
+}
+
+// getRaw reads a JSON answer whole, with the engine's Date.
+func (e *engine) getRaw(ctx context.Context, path string) (raw json.RawMessage, date string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.url(0, path, ""), nil)
+	if err != nil {
+		return nil, "", err
+	}
+	resp, err := e.send(req, read)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, "", fmt.Errorf("%s: %s", resp.Status, engineMessage(resp.Body))
+	}
+	raw, err = io.ReadAll(io.LimitReader(resp.Body, maxItem))
+	return raw, resp.Header.Get("Date"), err
+}
+
+// numericIP is the address that published ports are shown with; a host name there
+// makes newer docker commands fail. Empty for sockets.
+func (e *engine) numericIP(ctx context.Context) string {
+	if e.network != "tcp" {
+		return ""
+	}
+	host, _, err := net.SplitHostPort(e.host)
+	if err != nil {
+		return ""
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		return ip.String()
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialWait)
+	defer cancel()
+	ips, err := net.DefaultResolver.LookupIP(ctx, "ip", host)
+	if err != nil || len(ips) == 0 {
+		return ""
+	}
+	return ips[0].String()
+}
