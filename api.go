@@ -17,9 +17,6 @@ import (
 	"github.com/julienschmidt/httprouter"
 )
 
-// handler answers one endpoint, or returns an error that api.serve answers.
-type handler func(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error
-
 // route is one row of the route table, in Docker's notation.
 type route struct {
 	method, path string
@@ -160,11 +157,6 @@ var routes = []route{
 func later(_ *cluster, _ http.ResponseWriter, r *http.Request, _ *call) error {
 	_, path := splitVersion(r.URL.Path)
 	return errorf(http.StatusNotImplemented, "swarmlite does not do %s %s yet: ask a node's engine directly", r.Method, path)
-}
-
-// noSwarm is an engine's own sentence for Swarm-mode calls outside a swarm.
-func noSwarm(*cluster, http.ResponseWriter, *http.Request, *call) error {
-	return errorf(http.StatusServiceUnavailable, "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")
 }
 
 // noPlugins: a plugin is installed on one engine, and no call says on which.

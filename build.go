@@ -11,61 +11,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 )
-
-// buildStreams are the builds, sessions and gRPC connections open to an engine.
-// BuildKit sets tags that no request names, on 20.10 without an event, so an engine
-// that has some open, or had a moment ago, is asked before a tag is believed.
-type buildStreams struct {
-	mu     sync.Mutex
-	open   int
-	grpc   map[string]int // clients' open gRPC connections
-	closed int64          // monotonic, when the last stream was; 0: never
-}
-
-// recentBuild is how long after the end of its last stream an engine counts as building.
-const recentBuild = 5 * time.Second
-
-// begin counts a stream in until the function it returns is called. grpc is the
-// client of a gRPC connection, "" for other streams.
-func (b *buildStreams) begin(grpc string) (end func()) {
-	count := func(n int) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.open += n
-		b.closed = monotonic()
-		if grpc == "" {
-			return
-		}
-		if b.grpc == nil {
-			b.grpc = map[string]int{}
-		}
-		if b.grpc[grpc] += n; b.grpc[grpc] == 0 {
-			delete(b.grpc, grpc)
-		}
-	}
-	count(1)
-	return func() { count(-1) }
-}
-
-// hasGRPC tells whether the client has a gRPC connection open.
-func (b *buildStreams) hasGRPC(client string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.grpc[client] > 0
-}
-
-// building tells whether a build may have set tags that we have not heard of.
-func (e *engine) building() bool {
-	b := &e.builds
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.open > 0 || b.closed > 0 && monotonic()-b.closed < int64(recentBuild)
-}
 
 // askBuilders asks the nodes that build, or did a moment ago, what ref is there now,
 // and has their images listed again where that is news; f is what rows say, or nil.

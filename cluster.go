@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 )
 
 // cluster is what handlers work on.
@@ -21,6 +21,26 @@ type cluster struct {
 	transfers transfers
 	relay     *portRelay // nil without -relay-ports
 }
+
+// transfers are the copies of images between nodes that run now: one for each
+// image and node, shared by all who wait for it.
+type transfers struct {
+	mu      sync.Mutex
+	running map[transferKey]*transfer
+}
+
+type transferKey struct {
+	image string // normalised name, or ID
+	node  int64
+}
+
+type transfer struct {
+	done chan struct{}
+	err  error
+}
+
+// handler answers one endpoint, or returns an error that api.serve answers.
+type handler func(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error
 
 // located is a container and the engine that has it. ref is what the engine is asked
 // by: the client's own word where the engine knows it, as its messages repeat it.
@@ -127,15 +147,6 @@ func (c *cluster) findContainers(ctx context.Context, query string, args []any) 
 	return found, rows.Err()
 }
 
-func isHex(s string) bool {
-	for _, r := range s {
-		if (r < '0' || r > '9') && (r < 'a' || r > 'f') {
-			return false
-		}
-	}
-	return s != ""
-}
-
 // healthyEngines lists the engines that can be asked.
 func (c *cluster) healthyEngines() []*engine {
 	var list []*engine
@@ -145,22 +156,6 @@ func (c *cluster) healthyEngines() []*engine {
 		}
 	}
 	return list
-}
-
-// asAnswer gives an engine's failure to answer its status.
-func asAnswer(err error, write bool) error {
-	var ee *engineError
-	switch {
-	case err == nil || !errors.As(err, &ee):
-		return err
-	case ee.timeout && write && ee.sent:
-		return errorf(http.StatusGatewayTimeout, "node %s did not answer in time: outcome unknown, look before you retry", ee.node)
-	case ee.timeout:
-		return errorf(http.StatusGatewayTimeout, "node %s did not answer in time", ee.node)
-	case write && ee.sent:
-		return errorf(http.StatusBadGateway, "connection to node %s broke before it answered: outcome unknown, look before you retry", ee.node)
-	}
-	return errorf(http.StatusBadGateway, "node %s: %v", ee.node, ee.err)
 }
 
 // oneLine is an error for a log attribute.

@@ -250,15 +250,6 @@ type listed struct {
 	decoded                                *listedEntry
 }
 
-type listedEntry struct {
-	Labels          map[string]string
-	Ports           []entryPort
-	Mounts          []entryMount
-	NetworkSettings struct {
-		Networks map[string]struct{ NetworkID string }
-	}
-}
-
 func (e *listed) entry() *listedEntry {
 	if e.decoded == nil {
 		e.decoded = &listedEntry{}

@@ -62,6 +62,16 @@ type entryPort struct {
 
 type entryMount struct{ Type, Name, Source, Destination string }
 
+// listedEntry is what we read of a list entry as it is stored.
+type listedEntry struct {
+	Labels          map[string]string
+	Ports           []entryPort
+	Mounts          []entryMount
+	NetworkSettings struct {
+		Networks map[string]struct{ NetworkID string }
+	}
+}
+
 // nodeLabel is shown on every container, so that docker ps can tell where things are.
 const nodeLabel = "com.docker.swarm.node"
 

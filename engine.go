@@ -208,6 +208,19 @@ func (e *engine) firstTry(ctx context.Context) {
 	}
 }
 
+// usable refuses an engine that is known not to answer.
+func usable(e *engine) error {
+	if e.healthy.Load() {
+		return nil
+	}
+	t := e.trouble.Load()
+	if t == nil {
+		return errorf(http.StatusServiceUnavailable, "node %s is not healthy: not connected yet", e.nodeName())
+	}
+	return errorf(http.StatusServiceUnavailable, "node %s is not healthy since %s: %s", e.nodeName(),
+		time.Unix(e.since.Load(), 0).UTC().Format(time.RFC3339), *t)
+}
+
 // answered notes a sign of life.
 func (e *engine) answered() { e.lastAnswer.Store(monotonic()) }
 

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -207,12 +206,6 @@ func (m *removal) refusal(force bool) error {
 		return conflict(what, "must be forced", "image is referenced in multiple repositories")
 	}
 	return inUse()
-}
-
-// shortID is an ID as people see it: twelve digits.
-func shortID(id string) string {
-	id = strings.TrimPrefix(id, "sha256:")
-	return id[:min(12, len(id))]
 }
 
 // removeOn removes m on one node. The node sees only its own containers and names, so

@@ -70,6 +70,15 @@ type listedImage struct {
 	RepoTags, RepoDigests []string
 }
 
+// shortID is an ID as people see it: twelve digits.
+func shortID(id string) string {
+	id = strings.TrimPrefix(id, "sha256:")
+	return id[:min(12, len(id))]
+}
+
+// expectedPull is how long a create's pick is remembered for the pull that follows, in seconds.
+const expectedPull = 60
+
 // putImages makes a node's image rows what its engine lists. While a build is open
 // on the node, or was a moment ago, tags that moved are the build's: over gRPC
 // nothing else tells which it sets. It returns the containers whose Image may

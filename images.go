@@ -236,9 +236,6 @@ func pullReference(q url.Values) string {
 	return strings.TrimSuffix(q.Get("fromImage"), ":")
 }
 
-// expectedPull is how long a create's pick is remembered for the pull that follows, in seconds.
-const expectedPull = 60
-
 func (s *store) expectPull(ctx context.Context, name string, node int64) error {
 	if name == "" {
 		return nil

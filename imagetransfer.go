@@ -10,26 +10,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
-
-// transfers are the copies of images between nodes that run now: one for each
-// image and node, shared by all who wait for it.
-type transfers struct {
-	mu      sync.Mutex
-	running map[transferKey]*transfer
-}
-
-type transferKey struct {
-	image string // normalised name, or ID
-	node  int64
-}
-
-type transfer struct {
-	done chan struct{}
-	err  error
-}
 
 // transferStall ends a transfer in which no byte has moved for this long.
 const transferStall = 5 * time.Minute

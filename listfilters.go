@@ -138,3 +138,13 @@ func isTrue(q url.Values, key string) bool {
 	}
 	return true
 }
+
+// isHex tells whether s can be an ID or the first digits of one.
+func isHex(s string) bool {
+	for _, r := range s {
+		if (r < '0' || r > '9') && (r < 'a' || r > 'f') {
+			return false
+		}
+	}
+	return s != ""
+}

@@ -56,6 +56,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return manage(ctx, conf, getenv, stderr)
 }
 
+// commands are what swarmlite does beside being the manager. They read the
+// manager's database, whether it runs or not, and change nothing.
+var commands = map[string]func(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error{
+	"explain": explainCommand,
+	"sql":     sqlCommand,
+}
+
 // config is the command line, understood.
 type config struct {
 	addresses  []string // of engines, from the command line

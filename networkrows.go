@@ -6,9 +6,17 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 )
+
+// builtinNetworks are on every engine and mean the same there: they are shown
+// once, with the ID that the first node has for them.
+var builtinNetworks = []string{"bridge", "host", "none", "docker_gwbridge", "ingress"}
+
+// predefinedNetworks cannot be made or removed, and count as in use.
+var predefinedNetworks = []string{"bridge", "host", "none"}
 
 // networkPlace is a network as one node has it.
 type networkPlace struct {
@@ -350,3 +358,19 @@ func (s *store) builtinIDs(ctx context.Context) (map[string][]builtinID, error) 
 	}
 	return ids, rows.Err()
 }
+
+// oldestFirst is the order of volumes with one name: the oldest has the plain name.
+const oldestFirst = "coalesce(CAST(strftime('%s', v.created_at) AS INTEGER), 0), v.node_id"
+
+// oldestVolume is the node of the oldest of several volumes with one name, 0 if
+// none has been listed yet.
+func (t *tx) oldestVolume(name string) (node int64, err error) {
+	err = t.get("SELECT v.node_id FROM volumes v WHERE v.name = ? ORDER BY "+oldestFirst+" LIMIT 1", []any{name}, &node)
+	if errors.Is(err, errNotFound) {
+		err = nil
+	}
+	return node, err
+}
+
+// volumePath is where engines have a volume.
+func volumePath(name string) string { return "/volumes/" + url.PathEscape(name) }

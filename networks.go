@@ -16,13 +16,6 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// builtinNetworks are on every engine and mean the same there: they are shown
-// once, with the ID that the first node has for them.
-var builtinNetworks = []string{"bridge", "host", "none", "docker_gwbridge", "ingress"}
-
-// predefinedNetworks cannot be made or removed, and count as in use.
-var predefinedNetworks = []string{"bridge", "host", "none"}
-
 // network is what a reference of a client's names: one network, on one node, or on
 // several if it is built in or a swarm's.
 type network struct {

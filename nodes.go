@@ -183,19 +183,6 @@ func (ns *nodes) settle(ctx context.Context) bool {
 	return waited
 }
 
-// usable refuses an engine that is known not to answer.
-func usable(e *engine) error {
-	if e.healthy.Load() {
-		return nil
-	}
-	t := e.trouble.Load()
-	if t == nil {
-		return errorf(http.StatusServiceUnavailable, "node %s is not healthy: not connected yet", e.nodeName())
-	}
-	return errorf(http.StatusServiceUnavailable, "node %s is not healthy since %s: %s", e.nodeName(),
-		time.Unix(e.since.Load(), 0).UTC().Format(time.RFC3339), *t)
-}
-
 // watch keeps one node's rows true until ctx ends: connect, list, follow, and
 // again with a growing, jittered pause.
 func (ns *nodes) watch(ctx context.Context, e *engine) {

@@ -33,6 +33,22 @@ func writeJSON(w http.ResponseWriter, v any) error {
 	return json.NewEncoder(w).Encode(v)
 }
 
+// asAnswer gives an engine's failure to answer its status.
+func asAnswer(err error, write bool) error {
+	var ee *engineError
+	switch {
+	case err == nil || !errors.As(err, &ee):
+		return err
+	case ee.timeout && write && ee.sent:
+		return errorf(http.StatusGatewayTimeout, "node %s did not answer in time: outcome unknown, look before you retry", ee.node)
+	case ee.timeout:
+		return errorf(http.StatusGatewayTimeout, "node %s did not answer in time", ee.node)
+	case write && ee.sent:
+		return errorf(http.StatusBadGateway, "connection to node %s broke before it answered: outcome unknown, look before you retry", ee.node)
+	}
+	return errorf(http.StatusBadGateway, "node %s: %v", ee.node, ee.err)
+}
+
 // relay passes one request to one engine and its answer back verbatim.
 type relay struct {
 	engine     *engine

@@ -5,12 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"time"
 )
 
 // swarmIDLabel is given to every container that is created through the cluster:
 // by it a container is found again whose create was never answered.
 const swarmIDLabel = "com.docker.swarm.id"
+
+// placement is a decision that was made: room on a node until it is created or released.
+type placement struct {
+	id, reservation int64
+	node            int64
+	nodeName        string
+	name            string // the workload's, or the one that was found for it
+}
 
 // graceUnknown is how long an engine may still be at work on a create that
 // nobody waits for any more. It finishes such a create as if the client were there,
@@ -169,6 +178,48 @@ func (s *store) adopt(ctx context.Context, node int64, r openReservation, entry 
 		if errors.Is(err, errNotFound) {
 			return nil // settled by another hand
 		}
+		return err
+	})
+}
+
+// settleThing looks at the node for a network or volume whose create was never
+// answered: by its name, which nobody else can have taken meanwhile.
+func (ns *nodes) settleThing(ctx context.Context, e *engine, r openReservation) error {
+	var found json.RawMessage
+	var err error
+	switch {
+	case r.kind == "network":
+		var list []json.RawMessage
+		err = e.getJSON(ctx, "/networks", filterQuery("name", "^"+regexp.QuoteMeta(r.name)+"$"), &list)
+		if len(list) > 0 {
+			found = list[0]
+		}
+	case r.name != "":
+		err = e.getJSON(ctx, volumePath(r.name), "", &found)
+	}
+	if err != nil && !errors.Is(err, errNotFound) {
+		return err
+	}
+	if found == nil && time.Since(r.made) <= graceUnknown {
+		return nil
+	}
+	ns.log.Info("create without answer settled", "node", e.nodeName(), r.kind, r.name, "found", found != nil)
+	return ns.store.write(ctx, func(t *tx) error {
+		outcome, message := "failed", "the engine did not make it"
+		if found != nil {
+			outcome, message = "created", ""
+			put := t.putNetworkRow
+			if r.kind == "volume" {
+				put = t.putVolumeRow
+			}
+			if _, err := put(e.id, found, nil); err != nil {
+				return err
+			}
+		}
+		if _, err := t.exec("DELETE FROM reservations WHERE id = ?", r.id); err != nil {
+			return err
+		}
+		_, err := t.exec("UPDATE placements SET outcome = ?, message = ? WHERE id = ?", outcome, message, r.placement)
 		return err
 	})
 }

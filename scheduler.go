@@ -17,55 +17,6 @@ import (
 	units "github.com/docker/go-units"
 )
 
-// workload is what a create asks for, as far as placement looks at it.
-type workload struct {
-	kind    string // container, network, volume, image
-	name    string // "" asks for one
-	image   string // as the client wrote it
-	swarmID string
-	prefer  int64     // node that goes before all others that fit; 0: none
-	seed    int64     // of a build's client: its order among nodes is always the same
-	silent  []*engine // excluded, but may only be slow
-	awaited bool      // they have been waited for
-	// nanoCPUs is in units of 1e-9 CPU, memory in bytes; zero asks for nothing.
-	nanoCPUs, memory int64
-	ports            []hostPort
-	constraints      []expr
-	affinities       []expr
-	whitelists       []expr
-	networks         []string // names or IDs, as given
-	volumes          []string // names
-	containers       []string // that it must be beside: --link, --volumes-from, --network container:…
-	runtime          string
-	driver           string // of a network or volume
-	swarm            bool   // a network that all nodes of a swarm share
-	group            string // label=value of the group it belongs to
-	version          apiVersion
-	labels           map[string]string
-	exclude          []int64 // nodes that were silent when asked
-	// A create that may wait for room does so until then, or until its client has gone;
-	// line is its row in waiting, 0 before and after.
-	until time.Time
-	gone  <-chan struct{}
-	line  int64
-}
-
-// placement is a decision that was made: room on a node until it is created or released.
-type placement struct {
-	id, reservation int64
-	node            int64
-	nodeName        string
-	name            string // the workload's, or the one that was found for it
-}
-
-// runtimes is the runtime that is asked for, if any.
-func (w *workload) runtimes() []string {
-	if w.runtime == "" {
-		return nil
-	}
-	return []string{w.runtime}
-}
-
 // clause is one condition that a node must meet, on the columns of node_load (n).
 type clause struct {
 	filter    string
@@ -580,48 +531,6 @@ func (q *query) tied(all []judged) string {
 		}
 	}
 	return ""
-}
-
-// shape is what the ledger keeps of a request: what placement looked at, no environment.
-func (w *workload) shape() string {
-	shape := map[string]any{}
-	put := func(key string, values []string) {
-		if len(values) > 0 {
-			shape[key] = values
-		}
-	}
-	if w.nanoCPUs > 0 {
-		shape["nano_cpus"] = w.nanoCPUs
-	}
-	if w.memory > 0 {
-		shape["memory_bytes"] = w.memory
-	}
-	var ports []string
-	for _, p := range w.ports {
-		ports = append(ports, p.String())
-	}
-	put("ports", ports)
-	put("constraints", exprTexts(w.constraints))
-	put("affinities", exprTexts(w.affinities))
-	put("whitelists", exprTexts(w.whitelists))
-	put("networks", w.networks)
-	put("volumes", w.volumes)
-	put("beside", w.containers)
-	if w.driver != "" {
-		shape["driver"] = w.driver
-	}
-	if w.group != "" {
-		shape["group"] = w.group
-	}
-	put("runtime", w.runtimes())
-	return jsonText(shape)
-}
-
-func exprTexts(exprs []expr) (texts []string) {
-	for _, e := range exprs {
-		texts = append(texts, e.String())
-	}
-	return texts
 }
 
 // asRefusal gives a scheduling error its status. "no node fits" is 503 and never

@@ -20,13 +20,6 @@ import (
 	"modernc.org/sqlite"
 )
 
-// commands are what swarmlite does beside being the manager. They read the
-// manager's database, whether it runs or not, and change nothing.
-var commands = map[string]func(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error{
-	"explain": explainCommand,
-	"sql":     sqlCommand,
-}
-
 const sqlUsage = `Usage: swarmlite sql [flags] 'select …'
 
 Prints what a query over the manager's database gives, read-only, whether the

@@ -74,6 +74,31 @@ type store struct {
 	eventsCh chan struct{} // closed and replaced when event rows were committed
 }
 
+// bell wakes all who wait for something that happens now and then.
+type bell struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// next returns a channel that is closed when the bell rings next.
+func (b *bell) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *bell) ring() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
+}
+
 // write is one function waiting for its turn in the writer's next transaction.
 type write struct {
 	fn   func(*tx) error

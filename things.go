@@ -5,10 +5,8 @@ import (
 	"context"
 	crand "crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"net/http"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -150,69 +148,4 @@ func (c *cluster) madeRow(ctx context.Context, e *engine, p *placement, took tim
 		_, err = t.exec("UPDATE placements SET outcome = 'created', engine_us = ? WHERE id = ?", took.Microseconds(), p.id)
 		return err
 	})
-}
-
-// settleThing looks at the node for a network or volume whose create was never
-// answered: by its name, which nobody else can have taken meanwhile.
-func (ns *nodes) settleThing(ctx context.Context, e *engine, r openReservation) error {
-	var found json.RawMessage
-	var err error
-	switch {
-	case r.kind == "network":
-		var list []json.RawMessage
-		err = e.getJSON(ctx, "/networks", filterQuery("name", "^"+regexp.QuoteMeta(r.name)+"$"), &list)
-		if len(list) > 0 {
-			found = list[0]
-		}
-	case r.name != "":
-		err = e.getJSON(ctx, volumePath(r.name), "", &found)
-	}
-	if err != nil && !errors.Is(err, errNotFound) {
-		return err
-	}
-	if found == nil && time.Since(r.made) <= graceUnknown {
-		return nil
-	}
-	ns.log.Info("create without answer settled", "node", e.nodeName(), r.kind, r.name, "found", found != nil)
-	return ns.store.write(ctx, func(t *tx) error {
-		outcome, message := "failed", "the engine did not make it"
-		if found != nil {
-			outcome, message = "created", ""
-			put := t.putNetworkRow
-			if r.kind == "volume" {
-				put = t.putVolumeRow
-			}
-			if _, err := put(e.id, found, nil); err != nil {
-				return err
-			}
-		}
-		if _, err := t.exec("DELETE FROM reservations WHERE id = ?", r.id); err != nil {
-			return err
-		}
-		_, err := t.exec("UPDATE placements SET outcome = ?, message = ? WHERE id = ?", outcome, message, r.placement)
-		return err
-	})
-}
-
-// isThing tells that w is a network or a volume.
-func (w *workload) isThing() bool { return w.kind == "network" || w.kind == "volume" }
-
-// seenLabels are those that affinities look at: of containers.
-func (w *workload) seenLabels() map[string]string {
-	if w.isThing() {
-		return map[string]string{}
-	}
-	return w.labels
-}
-
-// fewestThings spreads networks and volumes, which count for nothing else.
-const fewestThings = `(SELECT count(*) FROM networks x WHERE x.node_id = n.id) + (SELECT count(*) FROM volumes v WHERE v.node_id = n.id)
-	+ (SELECT count(*) FROM reservations r WHERE r.node_id = n.id AND r.kind <> 'container')`
-
-// lastOrder breaks the last ties but the node's id.
-func (w *workload) lastOrder() (sql string, args []any) {
-	if w.isThing() {
-		return fewestThings, nil
-	}
-	return hasImage, []any{imageName(w.image)}
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -17,9 +16,6 @@ type volumePlace struct {
 	node                  int64
 	nodeName, name, scope string
 }
-
-// oldestFirst is the order of volumes with one name: the oldest has the plain name.
-const oldestFirst = "coalesce(CAST(strftime('%s', v.created_at) AS INTEGER), 0), v.node_id"
 
 // findVolumes finds the places of a volume, the oldest first: by name, else by node/name.
 func (c *cluster) findVolumes(ctx context.Context, ref string) (places []volumePlace, err error) {
@@ -76,18 +72,6 @@ func (c *cluster) volumeEngine(ctx context.Context, places []volumePlace) (e *en
 	}
 	return nil, err
 }
-
-// oldestVolume is the node of the oldest of several volumes with one name, 0 if
-// none has been listed yet.
-func (t *tx) oldestVolume(name string) (node int64, err error) {
-	err = t.get("SELECT v.node_id FROM volumes v WHERE v.name = ? ORDER BY "+oldestFirst+" LIMIT 1", []any{name}, &node)
-	if errors.Is(err, errNotFound) {
-		err = nil
-	}
-	return node, err
-}
-
-func volumePath(name string) string { return "/volumes/" + url.PathEscape(name) }
 
 // volumeInspect asks the node that has the volume.
 func volumeInspect(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {

@@ -26,31 +26,6 @@ var roomFilters = []string{"health", "availability", "port", "containerslots", "
 // errHungUp ends a create whose client left while it waited in line.
 var errHungUp = errors.New("the client hung up")
 
-// bell wakes all who wait for something that happens now and then.
-type bell struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-// next returns a channel that is closed when the bell rings next.
-func (b *bell) next() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch == nil {
-		b.ch = make(chan struct{})
-	}
-	return b.ch
-}
-
-func (b *bell) ring() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch != nil {
-		close(b.ch)
-		b.ch = nil
-	}
-}
-
 // readWait reads how long a create may wait; without a label it is what -wait says.
 func (w *workload) readWait(otherwise time.Duration, gone <-chan struct{}) error {
 	wait := otherwise
