@@ -144,7 +144,7 @@ var routes = []route{
 	{"GET", "/plugins/privileges", noPlugins},
 	{"POST", "/plugins/pull", noPlugins},
 	{"POST", "/plugins/create", noPlugins},
-	{"GET", "/plugins/{name}/json", noPlugins},
+	{"GET", "/plugins/{name}/json", pluginInspect},
 	{"DELETE", "/plugins/{name}", noPlugins},
 	{"POST", "/plugins/{name}/enable", noPlugins},
 	{"POST", "/plugins/{name}/disable", noPlugins},

@@ -61,12 +61,14 @@ func (w *twin) testPs(t *testing.T) {
 		_, theirs := apiCall(t, "GET", w.alone.addr, path)
 		sameShape(t, path, ours, theirs, "[].Labels.com.docker.swarm.")
 	}
-	for _, name := range []string{"web", "healthy", "never", "failed", "lonely"} {
+	for _, name := range []string{"web", "never", "failed", "lonely"} {
 		sameShape(t, "docker inspect "+name, w.docker(t, "inspect", name), w.alone.docker(t, "inspect", name), "[].Node.", "[].Config.Labels.com.docker.swarm.")
 		if got := w.sql(t, "SELECT name FROM ps WHERE name = '"+name+"'"); got != name {
 			t.Errorf("the view ps lacks %s", name)
 		}
 	}
+	// Not all of it: a health check that runs just now is in ExecIDs.
+	sameShape(t, "state of healthy", w.docker(t, "inspect", "-f", "{{json .State}}", "healthy"), w.alone.docker(t, "inspect", "-f", "{{json .State}}", "healthy"))
 }
 
 func (w *twin) testPsFilters(t *testing.T) {
@@ -141,6 +143,9 @@ func (w *twin) testPsByNode(t *testing.T) {
 		}
 	}
 	w.same(t, "container", "inspect", "nosuch")
+	w.same(t, "inspect", "nosuch") // looks for a container, an image, a network, a volume, a plugin
+	w.same(t, "inspect", "-f", "{{.Name}}", "data", "none", "nosuch", "web")
+	w.same(t, "inspect", "--type", "image", "-f", "{{.RepoTags}}", "busybox", "nosuch")
 	w.same(t, "container", "inspect", "web", "nosuch", "--format", "{{.Name}}")
 	w.same(t, "inspect", "-s", "--type", "container", "--format", "{{.SizeRw}} {{.SizeRootFs}}", "never")
 }
