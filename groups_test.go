@@ -30,7 +30,8 @@ func thing(kind, name, project string) *workload {
 
 func TestGroupMeetsOnTheNodeOfItsFirstMember(t *testing.T) {
 	t.Parallel()
-	st, sc := groupCluster(t, "")
+	st, sc := groupCluster(t, `INSERT INTO networks (node_id, network_id, name, driver, scope, created_at, summary) VALUES
+		(1, 'i', 'ingress', 'overlay', 'swarm', '', '{}'), (1, 'g', 'docker_gwbridge', 'bridge', 'local', '', '{}')`)
 	// All at once, as Compose makes them: reservations hold the group.
 	var wg sync.WaitGroup
 	for _, project := range []string{"shop", "blog", "wiki"} {

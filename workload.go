@@ -97,7 +97,8 @@ func (w *workload) seenLabels() map[string]string {
 }
 
 // fewestThings spreads networks and volumes, which count for nothing else.
-const fewestThings = `(SELECT count(*) FROM networks x WHERE x.node_id = n.id) + (SELECT count(*) FROM volumes v WHERE v.node_id = n.id)
+// Built-in networks say nothing: engines in Swarm mode have more of them.
+const fewestThings = `(SELECT count(*) FROM networks x WHERE x.node_id = n.id AND x.name NOT IN ('bridge', 'host', 'none', 'docker_gwbridge', 'ingress')) + (SELECT count(*) FROM volumes v WHERE v.node_id = n.id)
 	+ (SELECT count(*) FROM reservations r WHERE r.node_id = n.id AND r.kind <> 'container')`
 
 // lastOrder breaks the last ties but the node's id.
