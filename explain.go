@@ -23,9 +23,9 @@ manager runs or not. Nothing is reserved. Exits with 1 if no node fits.
   swarmlite explain -m 2g -p 80:80 -e constraint:storage==ssd nginx
 
 All flags of docker create and docker run are known; those that placement looks at are
-  --cpus --cpu-quota --cpu-period -m --memory-reservation --gpus -p -e --env-file
+  --cpus --cpu-quota --cpu-period -m --memory-reservation -p -e --env-file
   -l --label-file --name --network -v --mount --volumes-from --link --ipc --pid
-  --runtime --platform
+  --runtime
 
 Flags of its own:
 `
