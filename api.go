@@ -366,8 +366,6 @@ func (w *answerWriter) Write(p []byte) (int, error) {
 
 func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-var errBrokeOff = errorf(http.StatusBadRequest, "the client broke off")
-
 // fail answers err as Docker does. It does so although the client may have gone: one
 // that has only closed its own direction looks the same and waits for the answer.
 func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {

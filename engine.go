@@ -82,6 +82,12 @@ type engine struct {
 	marks  marks
 }
 
+// pingSaid is what an engine's ping tells in headers that not every version sends.
+type pingSaid struct {
+	builder string // Builder-Version
+	swarm   bool   // that there is a Swarm
+}
+
 // shownNode is what inspect shows of a node: classic Swarm's Node object, ready made,
 // and the address for published ports.
 type shownNode struct {

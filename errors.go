@@ -27,3 +27,5 @@ func statusOf(err error) int {
 	}
 	return http.StatusInternalServerError
 }
+
+var errBrokeOff = errorf(http.StatusBadRequest, "the client broke off")

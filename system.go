@@ -38,12 +38,6 @@ func ping(c *cluster, w http.ResponseWriter, r *http.Request, _ *call) error {
 	return nil
 }
 
-// pingSaid is what an engine's ping tells in headers that not every version sends.
-type pingSaid struct {
-	builder string // Builder-Version
-	swarm   bool   // that there is a Swarm
-}
-
 // pingSaid is what every engine says; a client takes what is missing for an older engine.
 func (c *cluster) pingSaid() pingSaid {
 	var common pingSaid
