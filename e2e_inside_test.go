@@ -20,6 +20,7 @@ import (
 func TestE2EInside(t *testing.T) {
 	w := newTwin(t)
 	w.ok(t, "run", "-d", "--name", "web", "-v", "/data", "busybox", "sleep", "1000")
+	t.Run("answers", w.testAnswers)
 	t.Run("logs", w.testLogs)
 	t.Run("attach", w.testAttach)
 	t.Run("exec", w.testExec)
@@ -54,6 +55,34 @@ func TestE2EInside(t *testing.T) {
 		w.same(t, "export", "nosuch")
 		w.ok(t, "rm", "changed")
 	})
+}
+
+// testAnswers compares bare answers of the API: status, headers and words.
+func (w *twin) testAnswers(t *testing.T) {
+	w.ok(t, "create", "--name", "idle", "busybox", "true")
+	for _, c := range []struct{ method, path string }{
+		{"GET", "/containers/nosuch/json"}, {"GET", "/containers/web/top"}, {"GET", "/containers/idle/top"}, {"GET", "/containers/web/changes"},
+		{"GET", "/containers/idle/stats?stream=0"}, {"GET", "/containers/web/logs"}, {"GET", "/containers/web/logs?stdout=1"}, {"GET", "/v1.24/containers/web/logs?stdout=1"},
+		{"GET", "/containers/web/archive"}, {"GET", "/containers/web/archive?path=/nosuch"}, {"GET", "/containers/web/archive?path=/etc/passwd"},
+		{"HEAD", "/containers/web/archive?path=/etc/passwd"}, {"HEAD", "/containers/web/archive?path=/nosuch"}, {"PUT", "/containers/web/archive?path=/nosuch"},
+		{"GET", "/containers/idle/export"}, {"POST", "/containers/idle/attach?stream=1"}, {"POST", "/containers/idle/kill"}, {"POST", "/containers/web/kill?signal=NOPE"},
+		{"POST", "/containers/web/start"}, {"POST", "/containers/idle/stop"}, {"POST", "/containers/idle/pause"}, {"POST", "/containers/web/resize"},
+		{"POST", "/containers/idle/resize?h=1&w=1"}, {"POST", "/containers/nosuch/wait"}, {"POST", "/containers/web/rename"},
+		{"POST", "/containers/web/update"}, {"POST", "/containers/web/exec"}, {"DELETE", "/containers/web"},
+		{"DELETE", "/containers/nosuch?force=1"}, {"POST", "/exec/nosuch/resize?h=1&w=1"}, {"GET", "/exec/nosuch/json"}, {"POST", "/commit?container=nosuch"},
+		{"GET", "/nosuch"}, {"PATCH", "/containers/web/json"}, {"GET", "/containers/"},
+	} {
+		ours, body := apiCall(t, c.method, w.addr, c.path)
+		theirs, want := apiCall(t, c.method, w.alone.addr, c.path)
+		about := c.method + " " + c.path
+		if ours.StatusCode != theirs.StatusCode || ours.Header.Get("Content-Type") != theirs.Header.Get("Content-Type") {
+			t.Errorf("%s: %s %s %s, want %s %s %s", about, ours.Status, ours.Header["Content-Type"], body, theirs.Status, theirs.Header["Content-Type"], want)
+		}
+		if strings.HasPrefix(body, "{") && !strings.Contains(body, "Processes") && normalText(body) != normalText(want) {
+			t.Errorf("%s: %s, want %s", about, body, want)
+		}
+	}
+	w.ok(t, "rm", "idle")
 }
 
 func (w *twin) testLogs(t *testing.T) {
