@@ -41,13 +41,13 @@ func containerRemove(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 		return err
 	}
 	return (&relay{engine: at.engine, path: containerPath(r, call, at), patience: slow, answered: func(status int) {
+		at.marks.add(mark{"container", at.id}) // first: an older read under way must not bring the row back
 		if status == http.StatusNoContent {
 			if err := c.store.dropContainer(c.base, at.engine.id, at.id); err != nil {
 				c.log.Error("row of a removed container not deleted", "container", at.id, "err", err)
 			}
 			c.nodes.noteChange()
 		}
-		at.marks.add(mark{"container", at.id})
 	}}).run(w, r, call)
 }
 
@@ -256,53 +256,6 @@ func cloneQuery(q url.Values) url.Values {
 		out[k] = append([]string(nil), v...)
 	}
 	return out
-}
-
-// containerRename keeps names unique in the cluster: the new one is reserved in
-// the database before the engine is asked.
-func containerRename(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
-	at, err := c.container(r.Context(), call.name)
-	if err != nil {
-		return err
-	}
-	name := strings.TrimPrefix(call.query.Get("name"), "/")
-	if name == "" || name == at.name {
-		return c.toContainer(w, r, call, &relay{patience: change}, true) // the engine's to refuse
-	}
-	old, err := c.store.renamed(r.Context(), at.engine.id, at.id, name)
-	if errors.As(err, new(*errNameTaken)) {
-		return errorf(http.StatusConflict, "Error when allocating new name: %v", err)
-	}
-	if err != nil {
-		return err
-	}
-	undo := func() {
-		if _, err := c.store.renamed(c.base, at.engine.id, at.id, old); err != nil {
-			c.log.Error("rename not undone", "container", at.id, "err", err)
-		}
-	}
-	rl := &relay{engine: at.engine, path: containerPath(r, call, at), patience: change, answered: func(status int) {
-		if status != 0 && status >= 300 {
-			undo()
-		}
-		at.marks.add(mark{"container", at.id})
-	}}
-	return rl.run(w, r, call)
-}
-
-// renamed gives a container's row another name if it is free, and returns the old one.
-func (s *store) renamed(ctx context.Context, node int64, id, name string) (old string, err error) {
-	err = s.write(ctx, func(t *tx) error {
-		if err := t.nameFree(name); err != nil {
-			return err
-		}
-		if err := t.get("SELECT name FROM containers WHERE node_id = ? AND container_id = ?", []any{node, id}, &old); err != nil {
-			return err
-		}
-		_, err := t.exec("UPDATE containers SET name = ? WHERE node_id = ? AND container_id = ?", name, node, id)
-		return err
-	})
-	return old, err
 }
 
 // createBody is what placement reads of a create; everything else passes unread.

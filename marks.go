@@ -6,7 +6,9 @@ import (
 )
 
 // mark names one thing on a node that changed and has to be read again. A "busy"
-// container is one that the engine may still be changing: the same read, but a later one.
+// container is one that the engine may still be changing, "update" is one whose
+// reservations may have changed: the same read of a "container", with more to it.
+// Reads of one thing never run side by side, or the older might have the last word.
 type mark struct{ kind, id string }
 
 // marks are the reads that a node owes: state of the connection, not of the
@@ -29,6 +31,7 @@ type markState struct {
 	running bool
 	ranOut  bool       // a list waited for it once in vain
 	busy    bool       // the engine may not have finished its change
+	update  bool       // what it reserves may have changed
 	next    *markState // asked for again while running
 }
 
@@ -88,8 +91,8 @@ func (m *marks) add(k mark) {
 	if !m.open {
 		return
 	}
-	busy := k.kind == "busy"
-	if busy {
+	busy, update := k.kind == "busy", k.kind == "update"
+	if busy || update {
 		k.kind = "container"
 	}
 	s := m.state[k]
@@ -104,7 +107,7 @@ func (m *marks) add(k mark) {
 		}
 		s = s.next
 	}
-	s.busy = s.busy || busy
+	s.busy, s.update = s.busy || busy, s.update || update
 	m.spawn()
 }
 
@@ -115,6 +118,14 @@ func (m *marks) owes(k mark) bool {
 	return m.state[k] != nil
 }
 
+// owesLater tells whether a read of container id will begin after now.
+func (m *marks) owesLater(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.state[mark{"container", id}]
+	return s != nil && (!s.running || s.next != nil)
+}
+
 func (m *marks) spawn() {
 	for m.open && !m.listing && m.running < maxReads && len(m.todo) > 0 {
 		k := m.todo[0]
@@ -122,14 +133,18 @@ func (m *marks) spawn() {
 		s := m.state[k]
 		s.running = true
 		m.running++
-		go m.work(k, s.busy)
+		go m.work(k, s.busy, s.update)
 	}
 }
 
-func (m *marks) work(k mark, busy bool) {
-	if busy {
+func (m *marks) work(k mark, busy, update bool) {
+	if update {
+		m.readOne(mark{"update", k.id})
+	}
+	switch {
+	case busy:
 		m.readOne(mark{"busy", k.id})
-	} else {
+	case !update:
 		m.readOne(k)
 	}
 	m.mu.Lock()

@@ -16,6 +16,7 @@ import (
 type lists struct {
 	containers, images, networks, volumes []json.RawMessage
 
+	renames  string          // to let go of: a JSON list of ids
 	owed     func(mark) bool // what will be read again anyway: newer than the list
 	building bool            // the engine's images may be what a build tags just now
 }
@@ -29,7 +30,7 @@ func (ns *nodes) list(ctx context.Context, e *engine) error {
 	if err != nil {
 		return err
 	}
-	l := lists{owed: e.marks.owes}
+	l := lists{owed: e.marks.owes, renames: before.renames}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.getJSON(gctx, "/images/json", "all=1", &l.images) })
 	g.Go(func() error { return e.getJSON(gctx, "/networks", "", &l.networks) })
@@ -145,14 +146,22 @@ func filterQuery(key, value string) string {
 // readContainer reads a container's list entry, and its inspect when the entry
 // cannot tell what it reserves or since when it runs.
 func (ns *nodes) readContainer(ctx context.Context, e *engine, id string) error {
+	var renames string // that were answered before this read
+	err := ns.store.get(ctx, "SELECT json_group_array(id) FROM renames WHERE node_id = ? AND container_id = ? AND answered", []any{e.id, id}, &renames)
+	if err != nil {
+		return err
+	}
 	var found []json.RawMessage
 	if err := e.getJSON(ctx, "/containers/json", filterQuery("id", id), &found); err != nil {
 		return err
 	}
 	var look bool
-	err := ns.store.write(ctx, func(t *tx) error {
+	err = ns.store.write(ctx, func(t *tx) error {
 		n, err := t.nodeFace(e.id)
 		if err != nil {
+			return err
+		}
+		if err := t.letGo(renames); err != nil {
 			return err
 		}
 		if len(found) == 0 {
@@ -162,6 +171,9 @@ func (ns *nodes) readContainer(ctx context.Context, e *engine, id string) error 
 		row, err := n.container(found[0])
 		if err != nil {
 			return fmt.Errorf("bad list entry: %w", err)
+		}
+		if later, err := t.unseen(e, id); later || err != nil {
+			return err
 		}
 		look, err = t.putContainer(n, row)
 		return err
@@ -178,6 +190,19 @@ func (ns *nodes) readContainer(ctx context.Context, e *engine, id string) error 
 		return err
 	}
 	return ns.store.write(ctx, func(t *tx) error { return t.putInspected(e.id, id, &in) })
+}
+
+// unseen tells that a container has no row and will be read again: what was read may
+// be older than its removal, and would bring it back under a name that is free.
+func (t *tx) unseen(e *engine, id string) (bool, error) {
+	if !e.marks.owesLater(id) {
+		return false, nil
+	}
+	err := t.get("SELECT 1 FROM containers WHERE node_id = ? AND container_id = ?", []any{e.id, id}, new(int))
+	if errors.Is(err, errNotFound) {
+		return true, nil
+	}
+	return false, err
 }
 
 const (
@@ -204,15 +229,17 @@ func summaryText(raw json.RawMessage) string {
 
 // mirrorState is how far a node's rows went before a list was asked for.
 type mirrorState struct {
-	id   int64 // of the newest container row of any node
-	rows int64 // containers known on the node
+	renames string // ids of those that were answered, JSON
+	id      int64  // of the newest container row of any node
+	rows    int64  // containers known on the node
 }
 
 func (s *store) newestContainer(ctx context.Context, node int64) (m mirrorState, err error) {
 	// Read in the writer's line: a create that has been answered is committed and must be counted.
 	err = s.write(ctx, func(t *tx) error {
-		return t.get("SELECT (SELECT coalesce(max(id), 0) FROM containers), (SELECT count(*) FROM containers WHERE node_id = ?)",
-			[]any{node}, &m.id, &m.rows)
+		return t.get(`SELECT (SELECT coalesce(max(id), 0) FROM containers), (SELECT count(*) FROM containers WHERE node_id = ?1),
+			(SELECT json_group_array(id) FROM renames WHERE node_id = ?1 AND answered)`,
+			[]any{node}, &m.id, &m.rows, &m.renames)
 	})
 	return m, err
 }
@@ -236,6 +263,12 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 				continue
 			}
 			listed[row.id] = true
+			if l.owed != nil && l.owed(mark{"container", row.id}) {
+				// Read again anyway: it may have been removed since.
+				if err := t.get("SELECT 1 FROM containers WHERE node_id = ? AND container_id = ?", []any{node, row.id}, new(int)); errors.Is(err, errNotFound) {
+					continue
+				}
+			}
 			want, err := t.putContainer(n, row)
 			if err != nil {
 				return err
@@ -246,6 +279,9 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 		}
 		if bad == 0 {
 			if err := t.dropUnlisted(node, listed, before); err != nil {
+				return err
+			}
+			if err := t.letGo(l.renames); err != nil {
 				return err
 			}
 		}

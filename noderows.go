@@ -51,7 +51,7 @@ func (s *store) removeNode(ctx context.Context, id int64) (left int, err error) 
 
 // dropMirror deletes what a node's engine told, and what was reserved there.
 func (t *tx) dropMirror(id int64) error {
-	for _, table := range []string{"containers", "reservations", "images", "image_names", "image_copies", "networks", "volumes", "execs", "pulls", "image_tags"} {
+	for _, table := range []string{"containers", "reservations", "renames", "images", "image_names", "image_copies", "networks", "volumes", "execs", "pulls", "image_tags"} {
 		if _, err := t.exec("DELETE FROM "+table+" WHERE node_id = ?", id); err != nil {
 			return err
 		}
@@ -71,6 +71,9 @@ func (s *store) begin(ctx context.Context, m managerRow) error {
 			return err
 		}
 		if _, err := t.exec("UPDATE reservations SET state = 'unknown'"); err != nil {
+			return err
+		}
+		if _, err := t.exec("UPDATE renames SET answered = 1"); err != nil {
 			return err
 		}
 		if _, err := t.exec("DELETE FROM waiting"); err != nil {

@@ -238,11 +238,11 @@ func containerPrune(c *cluster, w http.ResponseWriter, r *http.Request, call *ca
 	return (&toAll{path: "/containers/prune", query: sameQuery(call), changed: func(e *engine, answer []byte) {
 		var gone struct{ ContainersDeleted []string }
 		json.Unmarshal(answer, &gone) // of an odd shape: the events tell
+		for _, id := range gone.ContainersDeleted { // first: an older read under way must not bring the row back
+			e.marks.add(mark{"container", id})
+		}
 		if err := c.store.dropContainers(c.base, e.id, gone.ContainersDeleted); err != nil {
 			c.log.Error("rows of pruned containers not deleted", "node", e.nodeName(), "err", err)
-		}
-		for _, id := range gone.ContainersDeleted {
-			e.marks.add(mark{"container", id})
 		}
 		c.nodes.noteChange()
 	}}).run(c, w, r, call)

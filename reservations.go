@@ -223,3 +223,13 @@ func (ns *nodes) settleThing(ctx context.Context, e *engine, r openReservation) 
 		return err
 	})
 }
+
+// letGo lets go of the names held for renames (a JSON list of ids) that were answered
+// before what is written in t was read.
+func (t *tx) letGo(renames string) error {
+	if renames == "[]" || renames == "" {
+		return nil
+	}
+	_, err := t.exec("DELETE FROM renames WHERE id IN (SELECT value FROM json_each(?))", renames)
+	return err
+}

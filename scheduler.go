@@ -229,15 +229,19 @@ func (t *tx) claimName(p *placement) error {
 	}
 }
 
-func (t *tx) nameFree(name string) error {
+func (t *tx) nameFree(name string) error { return t.nameFreeFor(name, "") }
+
+// nameFreeFor is nameFree for a rename: names that the container itself holds are free to it.
+func (t *tx) nameFreeFor(name, container string) error {
 	if len(name) > maxName {
 		return errorf(http.StatusBadRequest, "container name is over %d bytes", maxName)
 	}
 	var holder, node string
-	err := t.get(`SELECT c.container_id, n.name FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = ?1
+	err := t.get(`SELECT c.container_id, n.name FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = ?1 AND c.container_id <> ?2
+		UNION ALL SELECT m.container_id, n.name FROM renames m JOIN nodes n ON n.id = m.node_id WHERE ?1 IN (m.name, m.old_name) AND m.container_id <> ?2
 		UNION ALL SELECT '', n.name FROM reservations r JOIN nodes n ON n.id = r.node_id WHERE r.name = ?1 AND r.kind = 'container'
 		UNION ALL SELECT '', '' FROM waiting WHERE name = ?1 LIMIT 1`,
-		[]any{name}, &holder, &node)
+		[]any{name, container}, &holder, &node)
 	if errors.Is(err, errNotFound) {
 		return nil
 	}

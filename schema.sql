@@ -155,6 +155,17 @@ CREATE TABLE waiting (
   message  TEXT    NOT NULL                    -- why it does not fit yet
 ) STRICT;
 
+CREATE TABLE renames (
+  /* Both names of a container whose rename an engine was asked for, held until a read that was
+     begun after its answer has told which one it has. */
+  id           INTEGER PRIMARY KEY,
+  node_id      INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  container_id TEXT    NOT NULL,
+  name         TEXT    NOT NULL,               -- the new one
+  old_name     TEXT    NOT NULL,
+  answered     INTEGER NOT NULL DEFAULT 0 CHECK (answered IN (0, 1)) -- 1: or nobody waits any more
+) STRICT;
+
 CREATE TABLE ports (
   /* Host ports in use on a node, or promised: exactly one of container and reservation is set. */
   id          INTEGER PRIMARY KEY,

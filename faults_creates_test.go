@@ -1,0 +1,259 @@
+package main
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	mrand "math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// F24: the engine made the container, and its answer was lost.
+func TestACreateWhoseAnswerIsLostIsSettledByItsLabel(t *testing.T) {
+	t.Parallel()
+	a, b := newFakeEngine(t, hostNamed("a")), newFakeEngine(t, hostNamed("b"))
+	f := newFront(t, a, b)
+	for _, e := range f.fakes {
+		e.dropAnswer("^/containers/create$")
+	}
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			name := fmt.Sprint("c", i)
+			status, answer := f.call(t, "POST", "/containers/create?name="+name, sleepBody)
+			if status != http.StatusBadGateway || !strings.Contains(message(answer), "outcome unknown, look before you retry") ||
+				!strings.Contains(message(answer), "node a") && !strings.Contains(message(answer), "node b") {
+				t.Errorf("create whose answer is lost = %d %s", status, answer)
+			}
+			// A client that does not look and retries must not get a second copy.
+			for range 3 {
+				if status, answer := f.call(t, "POST", "/containers/create?name="+name, sleepBody); status != http.StatusConflict {
+					t.Errorf("create of the same name = %d %s, want 409", status, answer)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, e := range f.fakes {
+		e.heal()
+	}
+	f.oracle(t)
+	if got := len(a.containerNames()) + len(b.containerNames()); got != 50 {
+		t.Errorf("%d containers, want 50", got)
+	}
+	if got := f.rows(t, "SELECT outcome, count(*) FROM placements WHERE kind = 'container' GROUP BY outcome"); got != "created|50" {
+		t.Errorf("placements = %q, want all of them created", got)
+	}
+	if status, answer := f.call(t, "DELETE", "/containers/c1?force=1", ""); status != http.StatusNoContent {
+		t.Errorf("rm of an adopted container = %d %s", status, answer)
+	}
+	f.make(t, "c1", sleepBody)
+	f.oracle(t)
+}
+
+// The request was lost, not the answer: nothing was made, and the name is free again.
+func TestACreateThatNeverArrivedIsReleased(t *testing.T) {
+	t.Parallel()
+	e := newFakeEngine(t)
+	f := newFront(t, e)
+	undo := e.override("POST", "^/containers/create$", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	if status, answer := f.call(t, "POST", "/containers/create?name=web", sleepBody); status != http.StatusBadGateway {
+		t.Errorf("create = %d %s, want 502", status, answer)
+	}
+	undo()
+	if status, answer := f.call(t, "POST", "/containers/create?name=web", sleepBody); status != http.StatusConflict {
+		t.Errorf("create of the name while nobody knows = %d %s, want 409", status, answer)
+	}
+	f.oracle(t)
+	f.make(t, "web", sleepBody)
+	f.oracle(t)
+}
+
+// An engine that was hung takes the request out of its socket when it goes on, long
+// after the manager has given up.
+func TestACreateThatAHungEngineMakesLateIsAdopted(t *testing.T) {
+	t.Parallel()
+	e := newFakeEngine(t)
+	f := newFront(t, e)
+	late := make(chan struct{})
+	e.override("POST", "^/containers/create$", func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		conn.Close() // the manager sees the connection break
+		<-late
+		e.answer(httptest.NewRecorder(), r)
+	})
+	if status, answer := f.call(t, "POST", "/containers/create?name=web", sleepBody); status != http.StatusBadGateway {
+		t.Errorf("create = %d %s, want 502", status, answer)
+	}
+	e.stop() // as good as hung: it does not answer for longer than the reservation lasts by itself
+	f.store.write(t.Context(), func(tx *tx) error {
+		_, err := tx.exec("UPDATE reservations SET made_at = made_at - 3600")
+		return err
+	})
+	e.restart()
+	eventually(t, 10*time.Second, func() error {
+		if got := f.rows(t, "SELECT state FROM nodes"); got != "healthy" {
+			return errors.New(got)
+		}
+		return nil
+	})
+	if status, answer := f.call(t, "POST", "/containers/create?name=web", sleepBody); status != http.StatusConflict {
+		t.Errorf("create of the same name just after it came back = %d %s, want 409", status, answer)
+	}
+	close(late)
+	f.oracle(t)
+	if got := e.containerNames(); !slices.Equal(got, []string{"web"}) {
+		t.Errorf("containers = %q, want one web", got)
+	}
+}
+
+func TestACreateWhoseRowCannotBeWrittenIsSettledLater(t *testing.T) {
+	t.Parallel()
+	e := newFakeEngine(t)
+	f := newFront(t, e)
+	locked := make(chan *sql.Conn, 1)
+	e.override("POST", "^/containers/create$", func(w http.ResponseWriter, r *http.Request) {
+		// Somebody opens a shell and writes: BEGIN EXCLUSIVE.
+		db, err := sql.Open("sqlite", dsn(f.store.path, "_pragma=busy_timeout(5000)"))
+		if err != nil {
+			t.Error(err)
+		}
+		conn, err := db.Conn(t.Context())
+		if err == nil {
+			_, err = conn.ExecContext(t.Context(), "BEGIN EXCLUSIVE")
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		locked <- conn
+		e.answer(w, r)
+	})
+	status, answer := f.call(t, "POST", "/containers/create?name=web", sleepBody)
+	if status != http.StatusServiceUnavailable || !strings.Contains(message(answer), "state database: locked by another program") {
+		t.Errorf("create = %d %s, want 503 that names the database", status, answer)
+	}
+	conn := <-locked
+	if _, err := conn.ExecContext(t.Context(), "ROLLBACK"); err != nil {
+		t.Error(err)
+	}
+	conn.Close()
+	e.heal()
+	f.oracle(t)
+	if got := e.containerNames(); !slices.Equal(got, []string{"web"}) {
+		t.Errorf("containers = %q, want one web", got)
+	}
+}
+
+// F33: engines finish such a create too.
+func TestAClientThatLeavesInACreateStillGetsItsContainer(t *testing.T) {
+	t.Parallel()
+	a, b := newFakeEngine(t), newFakeEngine(t)
+	f := newFront(t, a, b)
+	gate := make(chan struct{})
+	for _, e := range f.fakes {
+		e.override("POST", "^/containers/create$", func(w http.ResponseWriter, r *http.Request) {
+			<-gate
+			e.answer(w, r)
+		})
+	}
+	var clients []*wire
+	for i := range 100 {
+		w := f.wire(t)
+		w.send(fmt.Sprintf("POST /containers/create?name=c%d HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+			i, len(sleepBody), sleepBody))
+		clients = append(clients, w)
+	}
+	eventually(t, 20*time.Second, func() error {
+		if n := a.count("POST", "/create$") + b.count("POST", "/create$"); n != 100 {
+			return fmt.Errorf("%d creates have reached the engines", n)
+		}
+		return nil
+	})
+	for i, w := range clients {
+		if i%2 == 0 {
+			w.reset()
+		} else {
+			w.Close()
+		}
+	}
+	close(gate)
+	eventually(t, 10*time.Second, func() error {
+		if n := len(a.containerNames()) + len(b.containerNames()); n != 100 {
+			return fmt.Errorf("%d containers, want 100", n)
+		}
+		return nil
+	})
+	f.oracle(t)
+}
+
+// F37
+func TestFiftyCreatesOfOneName(t *testing.T) {
+	t.Parallel()
+	f := newFront(t, newFakeEngine(t), newFakeEngine(t), newFakeEngine(t))
+	for round := range 20 {
+		var made, taken atomic.Int64
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				status, answer := f.call(t, "POST", fmt.Sprint("/containers/create?name=only", round), sleepBody)
+				switch {
+				case status == http.StatusCreated:
+					made.Add(1)
+				case status == http.StatusConflict && strings.HasPrefix(message(answer), fmt.Sprintf("Conflict. The container name \"/only%d\" is already in use by ", round)):
+					taken.Add(1)
+				default:
+					t.Errorf("create = %d %s", status, answer)
+				}
+			})
+		}
+		wg.Wait()
+		if made.Load() != 1 || taken.Load() != 49 {
+			t.Errorf("round %d: %d made, %d refused, want 1 and 49", round, made.Load(), taken.Load())
+		}
+	}
+	f.oracle(t)
+}
+
+// F38 in small: the history of each name is consistent.
+func TestNamesAreCreatedRenamedAndRemovedByMany(t *testing.T) {
+	t.Parallel()
+	f := newFront(t, newFakeEngine(t), newFakeEngine(t))
+	names := []string{"x1", "y1", "z1"}
+	var wg sync.WaitGroup
+	for worker := range 20 {
+		wg.Go(func() {
+			random := mrand.New(mrand.NewPCG(uint64(worker), 7))
+			for range 30 {
+				name, other := names[random.IntN(3)], names[random.IntN(3)]
+				var status int
+				var answer string
+				switch random.IntN(4) {
+				case 0, 1:
+					status, answer = f.call(t, "POST", "/containers/create?name="+name, sleepBody)
+				case 2:
+					status, answer = f.call(t, "POST", "/containers/"+name+"/rename?name="+other, "")
+				case 3:
+					status, answer = f.call(t, "DELETE", "/containers/"+name+"?force=1", "")
+				}
+				if !slices.Contains([]int{201, 204, 404, 409}, status) && !(status == 400 && name == other) {
+					t.Errorf("a call about %s and %s = %d %s", name, other, status, answer)
+				}
+				if got := f.rows(t, "SELECT name FROM containers GROUP BY name HAVING count(*) > 1"); got != "" {
+					t.Errorf("name %s is used twice", got)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	f.oracle(t)
+}
