@@ -160,7 +160,7 @@ func (p *program) readAll(what string, body io.ReadCloser, err error, to io.Writ
 		if line.Error != "" {
 			return fmt.Errorf("%s: %s", what, line.Error)
 		}
-		if strings.HasPrefix(line.Status, "Status: ") {
+		if what == "pull" && strings.HasPrefix(line.Status, "Status: ") {
 			p.say(what, "is done")
 		}
 	}
