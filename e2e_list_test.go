@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -208,12 +209,16 @@ func (w *twin) testOtherClient(t *testing.T) {
 		{"images"}, {"port", "web"}, {"start", "-a", "never"}, {"create", "--name", "web", "busybox"}, {"top", "nosuch"}, {"stats", "--no-stream", "--format", "{{.Name}}", "web"},
 	} {
 		both := [2]cliResult{}
+		var wg sync.WaitGroup
 		for i, host := range []string{w.addr, w.alone.addr} {
 			cmd := dockerCommand(t, host, args...)
 			cmd.Path = other
-			both[i] = runCommand(cmd, []byte("input\n"))
-			both[i].stdout, both[i].stderr = normalText(both[i].stdout), normalText(both[i].stderr)
+			wg.Go(func() {
+				r := runCommand(cmd, []byte("input\n"))
+				both[i] = cliResult{normalText(r.stdout), normalText(r.stderr), r.exit}
+			})
 		}
+		wg.Wait()
 		// The lookup of a registry that is not there names ports of this machine.
 		if args[len(args)-1] == "nosuch" {
 			both[0].stderr, _, _ = strings.Cut(both[0].stderr, "read udp")
