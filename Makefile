@@ -10,8 +10,11 @@ engines  := dockerd=docker.io docker=docker.io ip=iproute2 iptables=iptables \
             busybox=busybox-static curl=curl sqlite3=sqlite3
 compiler := gcc=gcc /usr/include/stdlib.h=libc6-dev
 registry := docker-registry=docker-registry openssl=openssl
+clients  := docker-compose=docker-compose diff=diffutils node=nodejs npm=npm \
+            /usr/bin/python3=python3 /usr/lib/python3/dist-packages/docker=python3-docker
+modules  := testdata/clients/node/node_modules/.package-lock.json
 
-.PHONY: build test vet vulncheck demo demo-down clean
+.PHONY: build test test-clients vet vulncheck demo demo-down clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(version)' -o swarmlite .
@@ -21,6 +24,18 @@ test:
 	@testdata/lab need $(compiler) $(engines) $(registry)
 	@$(MAKE) --no-print-directory vet
 	CGO_ENABLED=1 go test -race -count=1 -timeout 30m ./...
+
+# Compose, docker-py, dockerode, Testcontainers and the Go SDK on a cluster and on one engine.
+test-clients:
+	@testdata/lab need $(compiler) $(engines) $(registry) $(clients)
+	@$(MAKE) --no-print-directory $(modules)
+	go vet -tags clients .
+	CGO_ENABLED=1 go test -race -count=1 -timeout 30m -tags clients -run '^TestClient[A-Z]' -v .
+
+# The JavaScript clients, as the lock file has them; none of their install scripts runs.
+$(modules): testdata/clients/node/package-lock.json
+	cd testdata/clients/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 vet: vulncheck
 	go vet ./...

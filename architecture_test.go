@@ -74,7 +74,7 @@ func (emptyPackages) Import(path string) (*types.Package, error) {
 // layers is the order in which files use each other: a file uses those of its own
 // layer and of the layers below it, never of one above.
 var layers = []struct{ why, files string }{
-	{"the program: flags, wiring, signals, commands", "main"},
+	{"the program: flags, wiring, signals, commands", "main config"},
 	{"the route table", "api"},
 	{"what each noun of the API does that is more than a pass-through; commands that a person runs",
 		"containers rename containerlist exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec plugins explain createflags"},

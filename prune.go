@@ -237,7 +237,7 @@ func withoutDoubles(list json.RawMessage) json.RawMessage {
 func containerPrune(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
 	return (&toAll{path: "/containers/prune", query: sameQuery(call), changed: func(e *engine, answer []byte) {
 		var gone struct{ ContainersDeleted []string }
-		json.Unmarshal(answer, &gone) // of an odd shape: the events tell
+		json.Unmarshal(answer, &gone)               // of an odd shape: the events tell
 		for _, id := range gone.ContainersDeleted { // first: an older read under way must not bring the row back
 			e.marks.add(mark{"container", id})
 		}

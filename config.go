@@ -1,0 +1,266 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/peterbourgon/ff/v3"
+)
+
+// config is the command line, understood.
+type config struct {
+	addresses  []string // of engines, from the command line
+	hosts      []string
+	nodes      string
+	db         string
+	strategy   string
+	filters    []string
+	overcommit float64
+	names      string
+	images     string
+	allowHosts []string
+	insecure   bool
+
+	wait         time.Duration
+	countStopped bool
+	groupBy      []string
+	relayPorts   bool
+
+	tls, tlsVerify  bool
+	client          certFiles
+	engineTLSVerify bool
+	engine          certFiles
+
+	logLevel, logFormat string
+}
+
+// stringList is a flag that may be given again and again.
+type stringList []string
+
+func (l *stringList) String() string     { return strings.Join(*l, ",") }
+func (l *stringList) Set(s string) error { *l = append(*l, s); return nil }
+
+const usage = `swarmlite makes many Docker hosts one Docker endpoint.
+
+Usage:
+  swarmlite [flags] [ADDRESS ...]   run the manager over these engines
+  swarmlite manage …                the same
+  swarmlite explain [docker run flags] IMAGE
+                                    show where a container would go, and why
+  swarmlite sql 'select …'          query the database, read-only
+  swarmlite version                 print the version
+
+ADDRESS is tcp://host:port, host:port, or unix:///path; host[1:9]:2375 is a range.
+With no address and no -nodes file it is the local engine: DOCKER_HOST, else
+unix:///var/run/docker.sock.
+
+Flags:
+`
+
+// readConfig reads flags, then SWARMLITE_* for those not given, then the -config file.
+func readConfig(args []string, stderr io.Writer) (*config, error) {
+	c := &config{}
+	fs := flag.NewFlagSet("swarmlite", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Var((*stringList)(&c.hosts), "host", "where to listen: `ADDR` is tcp://host:port or unix:///path; repeatable, -H for short\n(default tcp://127.0.0.1:2375, or tcp://:2376 with -tlsverify)")
+	fs.StringVar(&c.nodes, "nodes", "", "`FILE` with one engine address a line, # comments; read again when it changes")
+	fs.StringVar(&c.db, "db", "swarmlite.db", "the SQLite `FILE` that holds all state; one manager a file")
+	fs.StringVar(&c.strategy, "strategy", "spread", "`NAME` of the order among nodes that fit: spread, binpack, random,\nor a file that ends in .sql: one SELECT of node and score, lowest first")
+	fs.Var((*stringList)(&c.filters), "filter", "`NAME` of a filter to use instead of all; repeatable:\n"+strings.Join(filterList(filters), ", "))
+	fs.Float64Var(&c.overcommit, "overcommit", 0.05, "`RATIO` of CPUs and memory to promise beyond what a node has")
+	fs.DurationVar(&c.wait, "wait", 0, "`DURATION` that a create waits for room when no node fits, as in 10m;\nits label com.docker.swarm.wait comes first")
+	fs.BoolVar(&c.countStopped, "count-stopped", false, "stopped containers take room, too")
+	fs.BoolVar(&c.relayPorts, "relay-ports", false, "make published ports reachable on the manager's own address")
+	fs.Var((*stringList)(&c.groupBy), "group-by", "`LABEL` whose value makes a group: containers, networks and volumes that belong on one node;\nrepeatable (default "+strings.Join(defaultGroupLabels, ", ")+")")
+	fs.StringVar(&c.names, "names", "plain", "`FORM` of container names in lists: plain, both (name and node/name) or node (node/name)")
+	fs.StringVar(&c.images, "images", "shared", "`WAY` of pull, load and import: shared (to one node, copied where it is needed)\nor every-node (to all healthy nodes at once)")
+	fs.BoolVar(&c.tls, "tls", false, "serve clients over TLS")
+	fs.BoolVar(&c.tlsVerify, "tlsverify", false, "serve clients over TLS and demand certificates of them")
+	fs.StringVar(&c.client.ca, "tlscacert", "", "`FILE` with the CA that signed the clients' certificates")
+	fs.StringVar(&c.client.cert, "tlscert", "", "`FILE` with the certificate shown to clients")
+	fs.StringVar(&c.client.key, "tlskey", "", "`FILE` with its key")
+	fs.BoolVar(&c.engineTLSVerify, "engine-tlsverify", false, "talk to engines over TLS and check their certificates")
+	fs.StringVar(&c.engine.ca, "engine-tlscacert", "", "`FILE` with the CA that signed the engines' certificates")
+	fs.StringVar(&c.engine.cert, "engine-tlscert", "", "`FILE` with the certificate shown to engines")
+	fs.StringVar(&c.engine.key, "engine-tlskey", "", "`FILE` with its key")
+	fs.BoolVar(&c.insecure, "insecure", false, "allow plain TCP on an address that other hosts can reach")
+	fs.Var((*stringList)(&c.allowHosts), "allow-host", "host `NAME` that clients may call a loopback listener by; repeatable")
+	fs.StringVar(&c.logLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
+	fs.StringVar(&c.logFormat, "log-format", "text", "`FORMAT`: text or json")
+	fs.String("config", "", "`FILE` with flags, one a line: name value")
+	fs.Usage = func() {}
+	err := ff.Parse(fs, longHost(args), ff.WithEnvVarPrefix("SWARMLITE"), ff.WithEnvVarSplit(","),
+		ff.WithConfigFileFlag("config"), ff.WithConfigFileParser(ff.PlainParser))
+	if errors.Is(err, flag.ErrHelp) {
+		fs.SetOutput(stderr)
+		fmt.Fprint(stderr, usage)
+		fs.PrintDefaults()
+		fmt.Fprintln(stderr, "\nEvery flag is also read from SWARMLITE_NAME, with _ for -.")
+		return nil, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s; swarmlite -h lists the flags", strings.TrimPrefix(err.Error(), "error parsing commandline arguments: "))
+	}
+	c.addresses = fs.Args()
+	if len(c.groupBy) == 0 {
+		c.groupBy = defaultGroupLabels
+	}
+	return c, c.check()
+}
+
+// longHost makes -H the short form of -host.
+func longHost(args []string) []string {
+	out := slices.Clone(args)
+	for i, a := range out {
+		if a == "--" {
+			break
+		}
+		name, value, valued := strings.Cut(a, "=")
+		if name == "-H" || name == "--H" {
+			out[i] = "-host"
+			if valued {
+				out[i] += "=" + value
+			}
+		}
+	}
+	return out
+}
+
+// check finds contradictions before anything is touched.
+func (c *config) check() error {
+	for _, a := range c.addresses {
+		if strings.HasPrefix(a, "-") {
+			return fmt.Errorf("flag %s after an address: flags go before addresses", a)
+		}
+	}
+	pairs := []struct {
+		name  string
+		given bool
+		needs string
+		there bool
+	}{
+		{"-tlscert", c.client.cert != "", "-tlskey", c.client.key != ""},
+		{"-tlskey", c.client.key != "", "-tlscert", c.client.cert != ""},
+		{"-tlscert", c.client.cert != "", "-tls or -tlsverify", c.tls || c.tlsVerify},
+		{"-tlscacert", c.client.ca != "", "-tlsverify", c.tlsVerify},
+		{"-tls", c.tls, "-tlscert", c.client.cert != ""},
+		{"-tlsverify", c.tlsVerify, "-tlscert", c.client.cert != ""},
+		{"-tlsverify", c.tlsVerify, "-tlscacert", c.client.ca != ""},
+		{"-engine-tlscert", c.engine.cert != "", "-engine-tlskey", c.engine.key != ""},
+		{"-engine-tlskey", c.engine.key != "", "-engine-tlscert", c.engine.cert != ""},
+		{"-engine-tlscert", c.engine.cert != "", "-engine-tlsverify", c.engineTLSVerify},
+		{"-engine-tlscacert", c.engine.ca != "", "-engine-tlsverify", c.engineTLSVerify},
+		{"-engine-tlsverify", c.engineTLSVerify, "-engine-tlscacert", c.engine.ca != ""},
+	}
+	for _, p := range pairs {
+		if p.given && !p.there {
+			return fmt.Errorf("%s needs %s as well", p.name, p.needs)
+		}
+	}
+	switch {
+	case c.overcommit <= -1:
+		return fmt.Errorf("-overcommit %g: expected more than -1; 0.05 promises 105 %% of a node", c.overcommit)
+	case c.overcommit != c.overcommit || c.overcommit > 1000:
+		return fmt.Errorf("-overcommit %g: expected a ratio such as 0.05", c.overcommit)
+	case c.wait < 0:
+		return fmt.Errorf("-wait %s: expected a duration such as 10m, or 0", c.wait)
+	case !slices.Contains([]string{"plain", "both", "node"}, c.names):
+		return fmt.Errorf("-names %q: expected plain, both or node", c.names)
+	case !slices.Contains([]string{"shared", "every-node"}, c.images):
+		return fmt.Errorf("-images %q: expected shared or every-node", c.images)
+	case !slices.Contains([]string{"text", "json"}, c.logFormat):
+		return fmt.Errorf("-log-format %q: expected text or json", c.logFormat)
+	case c.db == "":
+		return errors.New("-db is empty: name a file")
+	}
+	if err := new(slog.Level).UnmarshalText([]byte(c.logLevel)); err != nil {
+		return fmt.Errorf("-log-level %q: expected debug, info, warn or error", c.logLevel)
+	}
+	if _, err := newScheduler(nil, nil, c.strategy, c.filters); err != nil {
+		return fmt.Errorf("-%w", err)
+	}
+	return nil
+}
+
+func (c *config) logger(stderr io.Writer) *slog.Logger {
+	var level slog.Level
+	level.UnmarshalText([]byte(c.logLevel)) // checked before
+	opts := &slog.HandlerOptions{Level: level}
+	if c.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(stderr, opts))
+}
+
+// secure tells whether clients are served over TLS.
+func (c *config) secure() bool { return c.tls || c.tlsVerify }
+
+// listenAddresses are where to listen, in canonical form, checked against S1.
+func (c *config) listenAddresses(log *slog.Logger) ([]string, error) {
+	hosts := c.hosts
+	switch {
+	case len(hosts) == 0 && c.tlsVerify:
+		hosts = []string{"tcp://:2376"}
+	case len(hosts) == 0 && c.tls:
+		hosts = []string{"tcp://127.0.0.1:2376"}
+	case len(hosts) == 0:
+		hosts = []string{"tcp://127.0.0.1:2375"}
+	}
+	var list []string
+	for _, h := range hosts {
+		addr, err := parseListen(h, c.secure())
+		if err != nil {
+			return nil, err
+		}
+		warn, err := checkListen(addr, c.tlsVerify, c.insecure)
+		if err != nil {
+			return nil, err
+		}
+		if warn {
+			log.Warn("anyone who reaches this address is root on every node: it has no client certificates", "addr", addr)
+		}
+		list = append(list, addr)
+	}
+	return list, nil
+}
+
+// engineAddresses are the nodes of the command line and of the file, in canonical form.
+func (c *config) engineAddresses(getenv func(string) string, listening []string) (fixed, fromFile []string, err error) {
+	given := c.addresses
+	if len(given) == 0 && c.nodes == "" {
+		given = []string{localAddress(getenv)}
+		if addrs, err := parseNodes(given[0], c.engineTLSVerify); err == nil && slices.Contains(listening, addrs[0]) {
+			return nil, nil, fmt.Errorf("DOCKER_HOST (%s) is where swarmlite itself is to listen: unset it, or name the engines", given[0])
+		}
+	}
+	for _, a := range given {
+		addrs, err := parseNodes(a, c.engineTLSVerify)
+		if err != nil {
+			return nil, nil, err
+		}
+		fixed = append(fixed, addrs...)
+	}
+	if c.nodes != "" {
+		if fromFile, err = readNodeFile(c.nodes, c.engineTLSVerify); err != nil {
+			return nil, nil, err
+		}
+	}
+	return fixed, fromFile, nil
+}
+
+// union is both lists, doubles dropped.
+func union(a, b []string) []string {
+	var out []string
+	for _, s := range slices.Concat(a, b) {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
