@@ -346,6 +346,16 @@ func (e *fakeEngine) containerNames() []string {
 	return slices.Sorted(maps.Keys(e.byName))
 }
 
+// containerIDs are all containers, "ID name" of each.
+func (e *fakeEngine) containerIDs() (list []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.containers {
+		list = append(list, c.id+" "+c.name)
+	}
+	return list
+}
+
 // createBody is the body that a container was created with, as received; nil if
 // there is no such container.
 func (e *fakeEngine) createBody(ref string) []byte {

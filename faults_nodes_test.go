@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -73,38 +72,6 @@ func (f *front) listed(t testing.TB) map[string]string {
 		t.Errorf("a name is listed twice: %s", answer)
 	}
 	return found
-}
-
-// oracle compares what the engines have, what a client is shown, and what the
-// database says, after a fault (FAULTS 2.1). It waits until all is quiet.
-func (f *front) oracle(t testing.TB) {
-	t.Helper()
-	eventually(t, 15*time.Second, func() error {
-		var has []string
-		for _, e := range f.fakes {
-			has = append(has, e.containerNames()...)
-		}
-		slices.Sort(has)
-		shown := slices.Sorted(maps.Keys(f.listed(t)))
-		if !slices.Equal(has, shown) {
-			return fmt.Errorf("the engines have %q, a list shows %q", has, shown)
-		}
-		if got := f.rows(t, "SELECT name FROM containers ORDER BY name"); got != strings.Join(has, "\n") {
-			return fmt.Errorf("the engines have %q, the database %q", has, got)
-		}
-		if got := f.rows(t, "SELECT name, state FROM reservations"); got != "" {
-			return fmt.Errorf("reservations are left: %s", got)
-		}
-		return nil
-	})
-	if got := f.rows(t, "SELECT count(*) FROM ports WHERE container IS NULL AND reservation IS NULL"); got != "0" {
-		t.Errorf("%s ports belong to nothing", got)
-	}
-	sums := f.rows(t, `SELECT n.name FROM nodes n WHERE n.containers <> (SELECT count(*) FROM containers c WHERE c.node_id = n.id AND c.counted)
-		OR n.used_memory_bytes <> (SELECT coalesce(sum(memory_bytes), 0) FROM containers c WHERE c.node_id = n.id AND c.counted)`)
-	if sums != "" {
-		t.Errorf("the sums of %s are wrong", sums)
-	}
 }
 
 // --- engines that die --------------------------------------------------------
