@@ -14,7 +14,7 @@ clients  := docker-compose=docker-compose diff=diffutils node=nodejs npm=npm \
             /usr/bin/python3=python3 /usr/lib/python3/dist-packages/docker=python3-docker
 modules  := testdata/clients/node/node_modules/.package-lock.json
 
-.PHONY: build test test-clients vet vulncheck demo demo-down clean
+.PHONY: build test test-clients faults vet vulncheck demo demo-down clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(version)' -o swarmlite .
@@ -24,6 +24,11 @@ test:
 	@testdata/lab need $(compiler) $(engines) $(registry)
 	@$(MAKE) --no-print-directory vet
 	CGO_ENABLED=1 go test -race -count=1 -timeout 30m ./...
+
+# The fault matrix with its long rows too, in an hour; some by number: make faults rows="3 25".
+faults:
+	@testdata/lab need $(engines) $(registry)
+	@testdata/faults $(rows)
 
 # Compose, docker-py, dockerode, Testcontainers and the Go SDK on a cluster and on one engine.
 test-clients:
@@ -56,4 +61,4 @@ demo-down:
 	@testdata/demo down
 
 clean:
-	rm -f swarmlite
+	rm -f swarmlite faults.log

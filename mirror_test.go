@@ -216,7 +216,7 @@ func TestListThatFailsDeletesNothing(t *testing.T) {
 	}
 }
 
-func TestListThatIsEmptyAllOfASuddenIsAskedForTwice(t *testing.T) {
+func TestF56ListThatIsEmptyAllOfASuddenIsAskedForTwice(t *testing.T) {
 	t.Parallel()
 	e := newFakeEngine(t)
 	e.addContainer("web", "busybox", true, nil)
@@ -236,6 +236,7 @@ func TestListThatIsEmptyAllOfASuddenIsAskedForTwice(t *testing.T) {
 	if got := c.store.one(t, "SELECT count(*) FROM containers WHERE name = 'web'"); got != "1" || asked.Load() != 2 {
 		t.Errorf("%s rows after an empty list and a full one, asked %d times, want 1 row of 2", got, asked.Load())
 	}
+	faultHeld(t, 56, "an empty list is asked for twice, no row goes")
 }
 
 func TestListOfOneNodeLeavesAnothersRows(t *testing.T) {
@@ -262,7 +263,7 @@ func TestListOfOneNodeLeavesAnothersRows(t *testing.T) {
 	}
 }
 
-func TestListBoundsHostileText(t *testing.T) {
+func TestF70ListBoundsHostileText(t *testing.T) {
 	t.Parallel()
 	st := testNode(t)
 	long := strings.Repeat("é", maxText)
@@ -292,6 +293,7 @@ func TestListBoundsHostileText(t *testing.T) {
 	if got := st.one(t, "SELECT value FROM container_labels WHERE key = 'esc'"); got != "\x1b[31m\u2028<script>'); DROP TABLE nodes; --" {
 		t.Errorf("label %q", got)
 	}
+	faultHeld(t, 70, "labels of 64 KiB and more, escapes, HTML and bad UTF-8 are bounded and valid in the database")
 }
 
 func TestContainerRowReadsStatesAndNames(t *testing.T) {

@@ -206,7 +206,7 @@ func noise(w io.Writer, n int) hash.Hash {
 	return h
 }
 
-func TestAttachIsByteExactFor100MiBEachWay(t *testing.T) {
+func TestF34AttachIsByteExactFor100MiBEachWay(t *testing.T) {
 	t.Parallel()
 	const size = 100 << 20
 	e := newFakeEngine(t)
@@ -247,15 +247,18 @@ func TestAttachIsByteExactFor100MiBEachWay(t *testing.T) {
 	if in, want := within(t, got, time.Minute), within(t, input, time.Minute); in != want {
 		t.Errorf("input arrived as %s, want %s", in, want)
 	}
-	t.Logf("100 MiB each way in %v", time.Since(began).Round(time.Millisecond))
+	faultHeld(t, 34, fmt.Sprintf("100 MiB each way equal by hash, in %v", time.Since(began).Round(time.Millisecond)))
 }
 
 // --- refusals ----------------------------------------------------------------
 
 // F71: classic Swarm joined the connections before it had read the engine's answer,
 // so that after a refusal the client talked to the engine.
-func TestAfterARefusedUpgradeNothingReachesAnEngine(t *testing.T) {
+func TestF71AfterARefusedUpgradeNothingReachesAnEngine(t *testing.T) {
 	t.Parallel()
+	t.Cleanup(func() {
+		faultHeld(t, 71, "35 refused upgrades, each with a second request before and after: 0 reached an engine")
+	})
 	for _, status := range []int{400, 403, 404, 409, 500, 503, 0} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			t.Parallel()
@@ -358,8 +361,7 @@ func TestAnUpgradeIsPassedOnlyWhereItBelongs(t *testing.T) {
 	}
 }
 
-// F21
-func TestAnswersThatNoEngineGivesAre502(t *testing.T) {
+func TestF21AnswersThatNoEngineGivesAre502(t *testing.T) {
 	t.Parallel()
 	e := newFakeEngine(t)
 	f := newFront(t, e)
@@ -410,6 +412,7 @@ func TestAnswersThatNoEngineGivesAre502(t *testing.T) {
 			}
 		})
 	}
+	faultHeld(t, 21, "13 odd answers are 502, none was followed")
 }
 
 // --- headers, queries and bodies ---------------------------------------------
