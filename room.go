@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -72,6 +73,26 @@ func (p hostPort) String() string {
 		s = p.ip + ":" + s
 	}
 	return s + "/" + p.protocol
+}
+
+// parseHostPort is the inverse of String.
+func parseHostPort(s string) (p hostPort, err error) {
+	ports, protocol, ok := strings.Cut(s, "/")
+	if at := strings.LastIndexByte(ports, ':'); at >= 0 {
+		p.ip, ports = ports[:at], ports[at+1:]
+	}
+	first, last, isRange := strings.Cut(ports, "-")
+	if !isRange {
+		last = first
+	}
+	var errFirst, errLast error
+	p.first, errFirst = strconv.Atoi(first)
+	p.last, errLast = strconv.Atoi(last)
+	p.protocol = protocol
+	if !ok || errFirst != nil || errLast != nil {
+		return p, fmt.Errorf("port %q: expected one such as 80/tcp or 127.0.0.1:8000-8010/udp", s)
+	}
+	return p, nil
 }
 
 // ports lists the host ports that are asked for by number; those left to the

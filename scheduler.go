@@ -367,7 +367,7 @@ func (q *query) decide(t *tx, w *workload, p *placement) (refused *noNodeError, 
 		return nil, err
 	}
 	res, err := t.exec(`INSERT INTO placements (kind, name, image, swarm_id, request, strategy, seed, nodes, fitting, outcome)
-		VALUES (?,?,?,?,?,?,?,?,0,'refused')`, w.kind, p.name, w.image, w.swarmID, w.shape(), q.strategy, q.seed, nodes)
+		VALUES (?,?,?,?,?,?,?,?,0,'refused')`, w.kind, p.name, w.image, w.swarmID, jsonText(w.shape()), q.strategy, q.seed, nodes)
 	if err != nil {
 		return nil, err
 	}

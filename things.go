@@ -41,22 +41,6 @@ func (c *cluster) readThing(ctx context.Context, load *workload, data []byte) ([
 	return o.with("Name", name).bytes(), nil
 }
 
-// addExpressions parses expressions of one kind; those that steer no placement pass unread.
-func (w *workload) addExpressions(kind string, texts []string) error {
-	list := map[string]*[]expr{"constraint": &w.constraints, "affinity": &w.affinities, "whitelist": &w.whitelists}[kind]
-	if list == nil {
-		return nil
-	}
-	for _, text := range texts {
-		e, err := parseExpr(kind, text)
-		if err != nil {
-			return err
-		}
-		*list = append(*list, e)
-	}
-	return nil
-}
-
 // cutNode splits node/name if its first part is the name of a node.
 func (c *cluster) cutNode(ctx context.Context, ref string) (node, name string, ok bool, err error) {
 	node, name, ok = strings.Cut(ref, "/")

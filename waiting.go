@@ -161,7 +161,7 @@ func (t *tx) standInLine(w *workload, p *placement, q *query, refused *noNodeErr
 		return w.line, err
 	}
 	res, err := t.exec("INSERT INTO waiting (name, image, request, since_ms, until_ms, nodes, message) VALUES (?,?,?,?,?,?,?)",
-		p.name, w.image, w.shape(), time.Now().UnixMilli(), w.until.UnixMilli(), nodes, refused.Error())
+		p.name, w.image, jsonText(w.shape()), time.Now().UnixMilli(), w.until.UnixMilli(), nodes, refused.Error())
 	if err != nil {
 		return 0, err
 	}

@@ -1,6 +1,11 @@
 package main
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
 
 // workload is what a create asks for, as far as placement looks at it.
 type workload struct {
@@ -43,39 +48,47 @@ func (w *workload) runtimes() []string {
 	return []string{w.runtime}
 }
 
-// shape is what the ledger keeps of a request: what placement looked at, no environment.
-func (w *workload) shape() string {
-	shape := map[string]any{}
-	put := func(key string, values []string) {
-		if len(values) > 0 {
-			shape[key] = values
+// shape is what the ledger keeps of a request: all that placement looks at, so that
+// it can be placed again (see workload), and no environment. Its kind, name and
+// image are columns of their own.
+type shape struct {
+	Affinities  []string          `json:"affinities,omitempty"`
+	API         string            `json:"api,omitempty"`
+	Beside      []string          `json:"beside,omitempty"`
+	Constraints []string          `json:"constraints,omitempty"`
+	Driver      string            `json:"driver,omitempty"`
+	Group       string            `json:"group,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	MemoryBytes int64             `json:"memory_bytes,omitempty"`
+	NanoCPUs    int64             `json:"nano_cpus,omitempty"`
+	Networks    []string          `json:"networks,omitempty"`
+	Ports       []string          `json:"ports,omitempty"`
+	Runtime     string            `json:"runtime,omitempty"`
+	Swarm       bool              `json:"swarm,omitempty"`
+	Volumes     []string          `json:"volumes,omitempty"`
+	Whitelists  []string          `json:"whitelists,omitempty"`
+}
+
+// shapeLabelBytes is how much of a request's labels the ledger keeps.
+const shapeLabelBytes = 4 << 10
+
+func (w *workload) shape() *shape {
+	s := &shape{API: w.version.String(), NanoCPUs: w.nanoCPUs, MemoryBytes: w.memory, Networks: w.networks, Volumes: w.volumes, Beside: w.containers,
+		Runtime: w.runtime, Driver: w.driver, Swarm: w.swarm, Group: w.group, Labels: map[string]string{},
+		Constraints: exprTexts(w.constraints), Affinities: exprTexts(w.affinities), Whitelists: exprTexts(w.whitelists)}
+	for _, p := range w.ports {
+		s.Ports = append(s.Ports, p.String())
+	}
+	room := shapeLabelBytes
+	for _, key := range slices.Sorted(maps.Keys(w.labels)) {
+		if strings.HasPrefix(key, "com.docker.swarm.") {
+			continue // ours: other fields say the same, or it is of no use a second time
+		}
+		if room -= len(key) + len(w.labels[key]); room >= 0 {
+			s.Labels[key] = w.labels[key]
 		}
 	}
-	if w.nanoCPUs > 0 {
-		shape["nano_cpus"] = w.nanoCPUs
-	}
-	if w.memory > 0 {
-		shape["memory_bytes"] = w.memory
-	}
-	var ports []string
-	for _, p := range w.ports {
-		ports = append(ports, p.String())
-	}
-	put("ports", ports)
-	put("constraints", exprTexts(w.constraints))
-	put("affinities", exprTexts(w.affinities))
-	put("whitelists", exprTexts(w.whitelists))
-	put("networks", w.networks)
-	put("volumes", w.volumes)
-	put("beside", w.containers)
-	if w.driver != "" {
-		shape["driver"] = w.driver
-	}
-	if w.group != "" {
-		shape["group"] = w.group
-	}
-	put("runtime", w.runtimes())
-	return jsonText(shape)
+	return s
 }
 
 func exprTexts(exprs []expr) (texts []string) {
@@ -83,6 +96,51 @@ func exprTexts(exprs []expr) (texts []string) {
 		texts = append(texts, e.String())
 	}
 	return texts
+}
+
+// workload is the request again, but for its kind, name and image.
+func (s *shape) workload() (*workload, error) {
+	w := &workload{nanoCPUs: s.NanoCPUs, memory: s.MemoryBytes, networks: s.Networks, volumes: s.Volumes, containers: s.Beside,
+		runtime: s.Runtime, driver: s.Driver, swarm: s.Swarm, group: s.Group, labels: map[string]string{}}
+	maps.Copy(w.labels, s.Labels)
+	if key, value, ok := strings.Cut(s.Group, "="); ok {
+		w.labels[key] = value // may be one that there was no room for
+	}
+	var err error
+	if s.API != "" {
+		if w.version, err = parseAPIVersion(s.API); err != nil {
+			return nil, err
+		}
+	}
+	for _, text := range s.Ports {
+		p, err := parseHostPort(text)
+		if err != nil {
+			return nil, err
+		}
+		w.ports = append(w.ports, p)
+	}
+	for kind, texts := range map[string][]string{"constraint": s.Constraints, "affinity": s.Affinities, "whitelist": s.Whitelists} {
+		if err := w.addExpressions(kind, texts); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// addExpressions parses expressions of one kind; those that steer no placement pass unread.
+func (w *workload) addExpressions(kind string, texts []string) error {
+	list := map[string]*[]expr{"constraint": &w.constraints, "affinity": &w.affinities, "whitelist": &w.whitelists}[kind]
+	if list == nil {
+		return nil
+	}
+	for _, text := range texts {
+		e, err := parseExpr(kind, text)
+		if err != nil {
+			return err
+		}
+		*list = append(*list, e)
+	}
+	return nil
 }
 
 // isThing tells that w is a network or a volume.
