@@ -42,6 +42,13 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if want := os.Getenv("FLEET"); want != "" { // a process of its own, see fleet
+		if err := fleetMain(want); err != nil {
+			fmt.Fprintln(os.Stderr, "fleet:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	// Nothing here is behind a proxy, least of all the engines.
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} {
 		os.Unsetenv(name)

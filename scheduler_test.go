@@ -581,6 +581,16 @@ func TestCreateAtOnceOverHTTP(t *testing.T) {
 // engines, all healthy, and its endpoint's address.
 func testCluster(t testing.TB, engines ...*fakeEngine) (*cluster, string) {
 	t.Helper()
+	var addresses []string
+	for _, e := range engines {
+		addresses = append(addresses, "tcp://"+e.addr())
+	}
+	return testClusterAt(t, addresses)
+}
+
+// testClusterAt is testCluster for engines at these addresses.
+func testClusterAt(t testing.TB, addresses []string) (*cluster, string) {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	st := testStore(t)
 	if err := st.begin(t.Context(), managerRow{version: "test", strategy: "spread"}); err != nil {
@@ -589,10 +599,6 @@ func testCluster(t testing.TB, engines ...*fakeEngine) (*cluster, string) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ns := newNodes(log, st, nil)
 	t.Cleanup(func() { cancel(); ns.wait() })
-	var addresses []string
-	for _, e := range engines {
-		addresses = append(addresses, "tcp://"+e.addr())
-	}
 	if err := ns.set(ctx, addresses); err != nil {
 		t.Fatal(err)
 	}
@@ -600,8 +606,8 @@ func testCluster(t testing.TB, engines ...*fakeEngine) (*cluster, string) {
 	server := httptest.NewServer(newAPI(c, log, "test", nil))
 	t.Cleanup(server.Close)
 	eventually(t, 20*time.Second, func() error {
-		if got := st.all(t, "SELECT count(*) FROM nodes WHERE state = 'healthy'"); got != strconv.Itoa(len(engines)) {
-			return fmt.Errorf("%s of %d nodes are healthy", got, len(engines))
+		if got := st.all(t, "SELECT count(*) FROM nodes WHERE state = 'healthy'"); got != strconv.Itoa(len(addresses)) {
+			return fmt.Errorf("%s of %d nodes are healthy", got, len(addresses))
 		}
 		return nil
 	})
