@@ -111,7 +111,7 @@ var routes = []route{
 	{"GET", "/nodes", nodeList},
 	{"GET", "/nodes/{id}", nodeInspect},
 	{"POST", "/nodes/{id}/update", nodeUpdate},
-	{"DELETE", "/nodes/{id}", later},
+	{"DELETE", "/nodes/{id}", nodeRemove},
 	{"GET", "/swarm", noSwarm},
 	{"POST", "/swarm/init", noSwarm},
 	{"POST", "/swarm/join", noSwarm},
@@ -151,12 +151,6 @@ var routes = []route{
 	{"POST", "/plugins/{name}/upgrade", noPlugins},
 	{"POST", "/plugins/{name}/push", noPlugins},
 	{"POST", "/plugins/{name}/set", noPlugins},
-}
-
-// later answers what this version does not do yet, rather than a wrong thing.
-func later(_ *cluster, _ http.ResponseWriter, r *http.Request, _ *call) error {
-	_, path := splitVersion(r.URL.Path)
-	return errorf(http.StatusNotImplemented, "swarmlite does not do %s %s yet: ask a node's engine directly", r.Method, path)
 }
 
 // noPlugins: a plugin is installed on one engine, and no call says on which.

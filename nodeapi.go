@@ -36,6 +36,8 @@ type swarmNode struct {
 		Addr    string
 	}
 	ManagerStatus *struct{}
+
+	row int64
 }
 
 type swarmPlugin struct{ Type, Name string }
@@ -46,7 +48,7 @@ func noNode(ref string) error { return errorf(http.StatusNotFound, "node %s not 
 // swarmNodes reads the nodes that where picks, by name.
 func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]*swarmNode, error) {
 	rows, err := c.store.query(ctx, `
-		SELECT coalesce(n.engine_id, replace(n.address, 'tcp://', '')), n.name, n.spec_version, n.added_at, n.state_at, n.state, n.availability, n.step, n.error, n.ip,
+		SELECT n.id, coalesce(n.engine_id, replace(n.address, 'tcp://', '')), n.name, n.spec_version, n.added_at, n.state_at, n.state, n.availability, n.step, n.error, n.ip,
 		       n.architecture, n.os_type, n.cpus, n.memory_bytes, n.engine_version, n.engine_labels,
 		       coalesce((SELECT json_extract(i.info, '$.Plugins') FROM node_info i WHERE i.node_id = n.id AND json_valid(i.info)), '{}'),
 		       (SELECT coalesce(json_group_object(key, value), '{}') FROM node_labels l WHERE l.node_id = n.id AND l.source = 'operator')
@@ -61,7 +63,7 @@ func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]
 		var added, since int64
 		var state, step, problem, engineLabels, plugins, labels string
 		d, e := &n.Description, &n.Description.Engine
-		if err := rows.Scan(&n.ID, &d.Hostname, &n.Version.Index, &added, &since, &state, &n.Spec.Availability, &step, &problem, &n.Status.Addr,
+		if err := rows.Scan(&n.row, &n.ID, &d.Hostname, &n.Version.Index, &added, &since, &state, &n.Spec.Availability, &step, &problem, &n.Status.Addr,
 			&d.Platform.Architecture, &d.Platform.OS, &d.Resources.NanoCPUs, &d.Resources.MemoryBytes, &e.EngineVersion, &engineLabels,
 			&plugins, &labels); err != nil {
 			return nil, err
@@ -145,6 +147,16 @@ func nodeInspect(c *cluster, w http.ResponseWriter, r *http.Request, call *call)
 		return err
 	}
 	return writeJSON(w, n)
+}
+
+// nodeRemove answers docker node rm. The node stays away, whatever names it, until it
+// is named anew; its containers are not touched.
+func nodeRemove(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	n, err := c.node(r.Context(), call.name)
+	if err != nil {
+		return err
+	}
+	return c.nodes.remove(c.base, n.row, isTrue(call.query, "force"))
 }
 
 // swarmTask is a container in the words of Docker's own Swarm mode, for docker node ps.

@@ -5,28 +5,37 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 )
 
 // setNodes makes addresses the addresses of the cluster and returns their node
-// ids. Rows of other addresses stay until removeNode.
+// ids. Rows of other addresses stay until removeNode. Nodes that docker node rm took
+// out are not among them: they stay away until they are named anew.
 func (s *store) setNodes(ctx context.Context, addresses []string) (map[int64]string, error) {
 	ids := map[int64]string{}
 	err := s.write(ctx, func(t *tx) error {
 		clear(ids)
+		if _, err := t.exec("UPDATE nodes SET kept_out = 0 WHERE kept_out AND address NOT IN (SELECT value FROM json_each(?))",
+			jsonText(append([]string{}, addresses...))); err != nil {
+			return err
+		}
 		for _, addr := range addresses {
 			// A node that was taken out and is named again starts afresh, but keeps what the operator set.
 			if _, err := t.exec(`INSERT INTO nodes (address, name, state_at) VALUES (?1, ?2, strftime('%s','now'))
-				ON CONFLICT (address) DO UPDATE SET state = 'pending', error = '', step = '' WHERE state = 'removed'`,
+				ON CONFLICT (address) DO UPDATE SET state = 'pending', error = '', step = '' WHERE state = 'removed' AND NOT kept_out`,
 				addr, "("+strings.TrimPrefix(addr, "tcp://")+")"); err != nil {
 				return err
 			}
 			var id int64
-			if err := t.get("SELECT id FROM nodes WHERE address = ?", []any{addr}, &id); err != nil {
+			var keptOut bool
+			if err := t.get("SELECT id, kept_out FROM nodes WHERE address = ?", []any{addr}, &id, &keptOut); err != nil {
 				return err
 			}
-			ids[id] = addr
+			if !keptOut {
+				ids[id] = addr
+			}
 		}
 		return nil
 	})
@@ -40,10 +49,45 @@ func (s *store) removeNode(ctx context.Context, id int64) (left int, err error) 
 		if err := t.get("SELECT count(*) FROM containers WHERE node_id = ?", []any{id}, &left); err != nil {
 			return err
 		}
-		if err := t.dropMirror(id); err != nil {
+		return t.takeOut(id)
+	})
+	return left, err
+}
+
+func (t *tx) takeOut(id int64) error {
+	var state string
+	if err := t.get("SELECT state FROM nodes WHERE id = ?", []any{id}, &state); err != nil {
+		return err
+	}
+	if state == "healthy" {
+		if err := t.managerEvent(id, "engine_disconnect"); err != nil {
 			return err
 		}
-		_, err := t.exec("UPDATE nodes SET state = 'removed', state_at = strftime('%s','now'), confirmed = 0, engine_id = NULL WHERE id = ?", id)
+	}
+	if err := t.dropMirror(id); err != nil {
+		return err
+	}
+	_, err := t.exec("UPDATE nodes SET state = 'removed', state_at = strftime('%s','now'), confirmed = 0, engine_id = NULL WHERE id = ?", id)
+	return err
+}
+
+// keepOut takes a node out until it is named anew. Without force it refuses one that
+// has containers, or is about to.
+func (s *store) keepOut(ctx context.Context, id int64, force bool) (left int, err error) {
+	err = s.write(ctx, func(t *tx) error {
+		var name string
+		err := t.get(`SELECT name, (SELECT count(*) FROM containers WHERE node_id = ?1)
+			+ (SELECT count(*) FROM reservations WHERE node_id = ?1 AND kind = 'container') FROM nodes WHERE id = ?1`, []any{id}, &name, &left)
+		if err != nil {
+			return err
+		}
+		if left > 0 && !force {
+			return errorf(http.StatusConflict, "node %s has %d containers: remove them or drain the node first, or use --force, which leaves them on the host", name, left)
+		}
+		if err := t.takeOut(id); err != nil {
+			return err
+		}
+		_, err = t.exec("UPDATE nodes SET kept_out = 1 WHERE id = ?", id)
 		return err
 	})
 	return left, err
@@ -124,6 +168,7 @@ type upNode struct {
 	name     string
 	shown    *shownNode
 	warnings []string
+	back     bool // it was lost and is the same engine again
 }
 
 // nodeUp writes what an engine says of itself. It returns a *duplicateError if a
@@ -150,10 +195,11 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 				return err
 			}
 		}
-		var oldID string
-		if err := t.get("SELECT coalesce(engine_id, '') FROM nodes WHERE id = ?", []any{id}, &oldID); err != nil {
+		var oldID, oldState string
+		if err := t.get("SELECT coalesce(engine_id, ''), state FROM nodes WHERE id = ?", []any{id}, &oldID, &oldState); err != nil {
 			return err
 		}
+		up.back = oldID == f.info.ID && oldState == "unhealthy"
 		if oldID != "" && oldID != f.info.ID {
 			up.warnings = append(up.warnings, "engine ID changed: another host answers at this address, what was known of the old one is dropped")
 			if err := t.dropMirror(id); err != nil {
@@ -282,13 +328,16 @@ func (t *tx) coverLabels(id int64, labels map[string]string) error {
 	return err
 }
 
-// nodeHealthy opens a node for placement.
-func (s *store) nodeHealthy(ctx context.Context, id int64) error {
+// nodeHealthy opens a node for placement. back tells that it was lost and is there again.
+func (s *store) nodeHealthy(ctx context.Context, id int64, back bool) error {
 	return s.write(ctx, func(t *tx) error {
 		_, err := t.exec(`UPDATE nodes SET state = 'healthy', state_at = CASE state WHEN 'healthy' THEN state_at ELSE strftime('%s','now') END,
 			step = '', answers = 1 WHERE id = ?`, id)
 		if err != nil {
 			return err
+		}
+		if back {
+			return t.managerEvent(id, "engine_reconnect")
 		}
 		return t.managerEvent(id, "engine_connect")
 	})
@@ -410,20 +459,25 @@ func (t *tx) destroyed(node int64, id, name, image string, labels map[string]str
 	return t.eventAdded(res.LastInsertId())
 }
 
-// managerEvent stores an event of the cluster's own, in classic Swarm's words.
+// managerEvent stores an event of the cluster's own about a node, in classic Swarm's words.
 func (t *tx) managerEvent(node int64, action string) error {
 	var name, addr, ip, engineID string
 	if err := t.get("SELECT name, address, ip, coalesce(engine_id, '') FROM nodes WHERE id = ?", []any{node}, &name, &addr, &ip, &engineID); err != nil {
 		return err
 	}
+	return t.swarmEvent(action, engineID, name, map[string]string{
+		"node.name": name, "node.addr": strings.TrimPrefix(addr, "tcp://"), "node.ip": ip, "node.id": engineID})
+}
+
+// swarmEvent stores an event of type swarm. node is the name that filters look at.
+func (t *tx) swarmEvent(action, actor, node string, attributes map[string]string) error {
 	now := time.Now()
 	body := jsonText(map[string]any{
-		"status": action, "from": "swarm", "Type": "swarm", "Action": action, "scope": "local",
-		"Actor": map[string]any{"ID": engineID, "Attributes": map[string]string{
-			"node.name": name, "node.addr": strings.TrimPrefix(addr, "tcp://"), "node.ip": ip, "node.id": engineID}},
-		"time": now.Unix(), "timeNano": now.UnixNano()})
+		"status": action, "id": actor, "from": "swarm", "Type": "swarm", "Action": action, "scope": "local",
+		"Actor": map[string]any{"ID": actor, "Attributes": attributes},
+		"time":  now.Unix(), "timeNano": now.UnixNano()})
 	res, err := t.exec("INSERT INTO events (at_nano, node, time_nano, type, action, actor, body) VALUES (?,?,?,'swarm',?,?,?)",
-		now.UnixNano(), name, now.UnixNano(), action, engineID, body)
+		now.UnixNano(), node, now.UnixNano(), action, actor, body)
 	if err != nil {
 		return err
 	}

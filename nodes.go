@@ -34,6 +34,7 @@ type nodes struct {
 	changed chan struct{} // container rows were read again
 	fleet   atomic.Pointer[fleetVersions]
 
+	turn    sync.Mutex // of whoever changes which nodes there are
 	mu      sync.Mutex
 	engines map[int64]*watched
 	wg      sync.WaitGroup
@@ -63,6 +64,8 @@ func newNodes(log *slog.Logger, s *store, certs *certSource) *nodes {
 // set makes addresses the nodes of the cluster: new ones are watched, those that
 // are not named any more are let go. Their containers are not touched.
 func (ns *nodes) set(ctx context.Context, addresses []string) error {
+	ns.turn.Lock()
+	defer ns.turn.Unlock()
 	ids, err := ns.store.setNodes(ctx, addresses)
 	if err != nil {
 		return err
@@ -104,6 +107,31 @@ func (ns *nodes) set(ctx context.Context, addresses []string) error {
 		ns.log.Info("node removed", "node", w.nodeName(), "addr", w.addr, "containers_left", left)
 	}
 	return nil
+}
+
+// remove takes a node out of the cluster until it is named anew. Without force it
+// refuses one that has containers; they are not touched.
+func (ns *nodes) remove(ctx context.Context, id int64, force bool) error {
+	ns.turn.Lock()
+	defer ns.turn.Unlock()
+	left, err := ns.store.keepOut(ctx, id, force)
+	if err != nil {
+		return err
+	}
+	ns.mu.Lock()
+	w := ns.engines[id]
+	delete(ns.engines, id)
+	ns.mu.Unlock()
+	if w != nil {
+		w.cancel()
+		<-w.done
+		ns.log.Info("node removed by docker node rm, it stays away until it is named anew", "node", w.nodeName(), "addr", w.addr, "containers_left", left)
+		// Once more: its watcher may have written until now.
+		_, err = ns.store.removeNode(context.WithoutCancel(ctx), id)
+	}
+	ns.countVersions()
+	ns.noteChange()
+	return err
 }
 
 // fleetVersions is the range of API versions that the cluster speaks: up to the
@@ -303,7 +331,7 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 	lost := make(chan struct{})
 	e.lost.Store(&lost)
 	e.healthy.Store(true) // before the row: a create that picks the node must find it so
-	if err := ns.store.nodeHealthy(ctx, e.id); err != nil {
+	if err := ns.store.nodeHealthy(ctx, e.id, seq.back); err != nil {
 		return &stepError{"write node", err}
 	}
 	e.noteTried()

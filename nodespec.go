@@ -72,10 +72,10 @@ func (s *nodeSpec) check() error {
 // the node and what inspect now shows of it.
 func (s *store) setSpec(ctx context.Context, nodeID string, spec *nodeSpec, version int64) (id int64, shown *shownNode, err error) {
 	err = s.write(ctx, func(t *tx) error {
-		var engineLabels string
+		var engineLabels, before string
 		var current int64
-		err := t.get("SELECT id, spec_version, engine_labels FROM nodes WHERE coalesce(engine_id, replace(address, 'tcp://', '')) = ? AND state <> 'removed'",
-			[]any{nodeID}, &id, &current, &engineLabels)
+		err := t.get("SELECT id, spec_version, engine_labels, availability FROM nodes WHERE coalesce(engine_id, replace(address, 'tcp://', '')) = ? AND state <> 'removed'",
+			[]any{nodeID}, &id, &current, &engineLabels, &before)
 		if errors.Is(err, errNotFound) {
 			return noNode(nodeID)
 		}
@@ -87,6 +87,11 @@ func (s *store) setSpec(ctx context.Context, nodeID string, spec *nodeSpec, vers
 		}
 		if _, err := t.exec("UPDATE nodes SET availability = ?, spec_version = spec_version + 1 WHERE id = ?", spec.Availability, id); err != nil {
 			return err
+		}
+		if spec.Availability != before {
+			if err := t.managerEvent(id, spec.Availability); err != nil {
+				return err
+			}
 		}
 		if _, err := t.exec("DELETE FROM node_labels WHERE node_id = ? AND source <> 'automatic'", id); err != nil {
 			return err

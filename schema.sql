@@ -52,6 +52,8 @@ CREATE TABLE nodes (
   swarm_managers    TEXT    NOT NULL DEFAULT '[]', -- such IDs of the managers it knows, JSON
   added_at          INTEGER NOT NULL DEFAULT (strftime('%s','now')), -- unix seconds
   spec_version      INTEGER NOT NULL DEFAULT 1,    -- goes up with every docker node update
+  kept_out          INTEGER NOT NULL DEFAULT 0 CHECK (kept_out IN (0, 1)), -- 1: taken out by docker node rm; stays away
+                    -- until it is named anew: by swarmlite node add, or by a list that it was missing from meanwhile
   containers        INTEGER NOT NULL DEFAULT 0,    -- that count, reservations included; kept by triggers,
   used_nano_cpus    INTEGER NOT NULL DEFAULT 0,    -- as are the sums of what they reserve
   used_memory_bytes INTEGER NOT NULL DEFAULT 0
