@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -22,8 +24,18 @@ func (c *cluster) bringEverywhere(w http.ResponseWriter, r *http.Request, in *in
 	bodies := newBodySplit(steadyBody(w, r), len(engines))
 	landed := make([]*progressLines, len(engines)) // nil where it failed
 	var wg sync.WaitGroup
+	// The body flows at the pace of the slowest, when all have their places; those are
+	// taken in one order, or two calls could each have what the other waits for.
+	slices.SortFunc(engines, func(a, b *engine) int { return cmp.Compare(a.id, b.id) })
 	for i, e := range engines {
+		release, err := e.heavyCall(in.call.client)
+		if err != nil {
+			out.failed(e, err.Error(), nil)
+			bodies.drop(i)
+			continue
+		}
 		wg.Go(func() {
+			defer release()
 			defer bodies.drop(i)
 			landed[i] = c.bringTo(e, r, in, bodies.reader(i), out)
 		})
@@ -67,11 +79,6 @@ func (c *cluster) noteCopies(names []string, from, e *engine) {
 func (c *cluster) bringTo(e *engine, r *http.Request, in *incoming, body io.Reader, out *mergedProgress) *progressLines {
 	watch := &progressLines{ResponseWriter: discardAnswer{}}
 	failure, refusal := func() (string, *created) {
-		release, err := e.heavyCall(in.call.client)
-		if err != nil {
-			return err.Error(), nil
-		}
-		defer release()
 		req, err := http.NewRequestWithContext(in.call.client, r.Method, e.url(in.call.version, in.path, in.call.query.Encode()), body)
 		if err != nil {
 			return err.Error(), nil

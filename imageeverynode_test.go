@@ -2,9 +2,12 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestEveryNodePullsAndLoads(t *testing.T) {
@@ -49,5 +52,45 @@ func TestEveryNodePullsAndLoads(t *testing.T) {
 	got = f.must(200, "POST", "/images/load", bytes.NewReader(big))
 	if !strings.Contains(got, "node node-1: ") || imageOf(fakes[1], "big:1") == "" || imageOf(fakes[2], "big:1") == "" {
 		t.Errorf("load when node-1 breaks off = %s, want its error, and the image on the others", got)
+	}
+}
+
+// TestLoadsOnEveryNodeDoNotWaitForEachOther: each load is read at the pace of the
+// slowest node, so two that have places on different nodes must not wait for each other's.
+func TestLoadsOnEveryNodeDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	f := newImageFleet(t, threeFakes(t)...)
+	f.everyNode = true
+	for _, e := range f.healthyEngines() {
+		for range maxHeavy - 1 { // one place is left on each
+			e.heavy <- struct{}{}
+		}
+	}
+	const loads = 40
+	answers := make(chan error, loads)
+	for i := range loads {
+		body := fakeImageTar(t, strings.Repeat("x", 100<<10), fmt.Sprintf("loaded:%d", i))
+		go func() {
+			resp, err := http.Post(f.url+"/images/load", "application/x-tar", bytes.NewReader(body))
+			if err == nil {
+				defer resp.Body.Close()
+				var data []byte
+				if data, err = io.ReadAll(resp.Body); err == nil && !strings.Contains(string(data), fmt.Sprintf("Loaded image: loaded:%d", i)) {
+					err = fmt.Errorf("%s %s", resp.Status, data)
+				}
+			}
+			answers <- err
+		}()
+	}
+	timeout := time.After(30 * time.Second)
+	for i := range loads {
+		select {
+		case err := <-answers:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-timeout:
+			t.Fatalf("%d of %d loads have ended after 30 s", i, loads)
+		}
 	}
 }
