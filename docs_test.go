@@ -2,12 +2,15 @@ package main
 
 import (
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 )
 
-// TestAPIDocsNameEveryRoute holds docs/api.md against the route table, both ways.
+// TestAPIDocsNameEveryRoute holds docs/api.md against the route table, both ways: the
+// operations, and which of them are refused.
 func TestAPIDocsNameEveryRoute(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("docs/api.md")
@@ -15,11 +18,20 @@ func TestAPIDocsNameEveryRoute(t *testing.T) {
 		t.Fatal(err)
 	}
 	var documented, routed []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z]+ /[^`]*)` \\|").FindAllStringSubmatch(string(text), -1) {
+	says := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z]+ /[^`]*)` \\| ([^|]*) \\|").FindAllStringSubmatch(string(text), -1) {
 		documented = append(documented, m[1])
+		says[m[1]] = m[2]
 	}
 	for _, r := range routes {
-		routed = append(routed, r.method+" "+r.path)
+		op := r.method + " " + r.path
+		routed = append(routed, op)
+		for what, handle := range map[string]handler{"refused": noSwarm, "501": noPlugins} {
+			refuses := reflect.ValueOf(r.handle).Pointer() == reflect.ValueOf(handle).Pointer()
+			if documented := strings.HasPrefix(says[op], what); documented != refuses {
+				t.Errorf("docs/api.md says of %s %q; %q there is %v in the route table", op, says[op], what, refuses)
+			}
+		}
 	}
 	for _, op := range documented {
 		if !slices.Contains(routed, op) {
