@@ -85,7 +85,7 @@ var layers = []struct{ why, files string }{
 	{"the live connection to the daemon on a node", "engine upstream marks"},
 	{"which engines there are, and who they are", "tls discovery"},
 	{"questions to a database by people", "sqlcommand"},
-	{"all state", "store"},
+	{"all state", "store history"},
 	{"words, numbers and JSON: what knows of nothing else", "expr room body listfilters apiversion errors"},
 }
 

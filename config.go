@@ -31,6 +31,7 @@ type config struct {
 	countStopped bool
 	groupBy      []string
 	relayPorts   bool
+	history      history
 
 	tls, tlsVerify  bool
 	client          certFiles
@@ -77,6 +78,8 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs.DurationVar(&c.wait, "wait", 0, "`DURATION` that a create waits for room when no node fits, as in 10m;\nits label com.docker.swarm.wait comes first")
 	fs.BoolVar(&c.countStopped, "count-stopped", false, "stopped containers take room, too")
 	fs.BoolVar(&c.relayPorts, "relay-ports", false, "make published ports reachable on the manager's own address")
+	c.history = history{90 * day, 1_000_000}
+	fs.Var(&c.history, "history", "`AGE/ROWS` of past placements to keep, 0 for no limit")
 	fs.Var((*stringList)(&c.groupBy), "group-by", "`LABEL` whose value makes a group: containers, networks and volumes that belong on one node;\nrepeatable (default "+strings.Join(defaultGroupLabels, ", ")+")")
 	fs.StringVar(&c.names, "names", "plain", "`FORM` of container names in lists: plain, both (name and node/name) or node (node/name)")
 	fs.StringVar(&c.images, "images", "shared", "`WAY` of pull, load and import: shared (to one node, copied where it is needed)\nor every-node (to all healthy nodes at once)")

@@ -128,6 +128,12 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	if err != nil {
 		return err
 	}
+	trimmed := make(chan struct{})
+	go func() {
+		defer close(trimmed)
+		store.trim(base, log, c.history)
+	}()
+	defer func() { cancel(); <-trimmed }()
 	addresses := union(fixed, fromFile)
 	stray, err := store.strayNodes(base, addresses)
 	if err != nil {

@@ -380,9 +380,6 @@ func (s *store) nodeSilent(ctx context.Context, id int64, silent bool) error {
 	})
 }
 
-// keptEvents is how many event rows are kept.
-const keptEvents = 100_000
-
 // putEvents stores events that were not seen before, by time, thing and action:
 // a new subscription begins before the old one ended. fresh is called for each
 // before it can be read.
@@ -406,21 +403,10 @@ func (s *store) putEvents(ctx context.Context, node int64, name string, batch []
 				continue
 			}
 			fresh(ev)
-			if err := t.eventAdded(res.LastInsertId()); err != nil {
-				return err
-			}
+			t.newEvents = true
 		}
 		return nil
 	})
-}
-
-// eventAdded has readers woken after the commit and trims the ledger now and then.
-func (t *tx) eventAdded(id int64, err error) error {
-	t.newEvents = true
-	if err == nil && id%1000 == 0 {
-		_, err = t.exec("DELETE FROM events WHERE id <= ?", id-keptEvents)
-	}
-	return err
 }
 
 // destroyTold tells whether those who watch have heard lately that a container is no more.
@@ -451,12 +437,10 @@ func (t *tx) destroyed(node int64, id, name, image string, labels map[string]str
 	body := jsonText(map[string]any{
 		"status": "destroy", "id": id, "from": image, "Type": "container", "Action": "destroy", "scope": "local",
 		"Actor": map[string]any{"ID": id, "Attributes": attributes}, "time": now.Unix(), "timeNano": now.UnixNano()})
-	res, err := t.exec("INSERT OR IGNORE INTO events (at_nano, node_id, node, time_nano, type, action, actor, body) VALUES (?,?,?,?,'container','destroy',?,?)",
+	_, err := t.exec("INSERT OR IGNORE INTO events (at_nano, node_id, node, time_nano, type, action, actor, body) VALUES (?,?,?,?,'container','destroy',?,?)",
 		now.UnixNano(), node, nodeName, now.UnixNano(), id, body)
-	if err != nil {
-		return err
-	}
-	return t.eventAdded(res.LastInsertId())
+	t.newEvents = true
+	return err
 }
 
 // managerEvent stores an event of the cluster's own about a node, in classic Swarm's words.
@@ -476,10 +460,8 @@ func (t *tx) swarmEvent(action, actor, node string, attributes map[string]string
 		"status": action, "id": actor, "from": "swarm", "Type": "swarm", "Action": action, "scope": "local",
 		"Actor": map[string]any{"ID": actor, "Attributes": attributes},
 		"time":  now.Unix(), "timeNano": now.UnixNano()})
-	res, err := t.exec("INSERT INTO events (at_nano, node, time_nano, type, action, actor, body) VALUES (?,?,?,'swarm',?,?,?)",
+	_, err := t.exec("INSERT INTO events (at_nano, node, time_nano, type, action, actor, body) VALUES (?,?,?,'swarm',?,?,?)",
 		now.UnixNano(), node, now.UnixNano(), action, actor, body)
-	if err != nil {
-		return err
-	}
-	return t.eventAdded(res.LastInsertId())
+	t.newEvents = true
+	return err
 }

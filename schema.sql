@@ -330,7 +330,8 @@ CREATE TABLE execs (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE placements (
-  /* The ledger: every decision, for ever (or as long as -history keeps it). */
+  /* The ledger: every decision, as long as -history keeps it; those of containers that are still
+     there stay. See the views why and ran. */
   id           INTEGER PRIMARY KEY,
   at           INTEGER NOT NULL DEFAULT (strftime('%s','now')), -- unix seconds
   kind         TEXT    NOT NULL DEFAULT 'container'
@@ -352,6 +353,8 @@ CREATE TABLE placements (
                -- it was asked; unknown: the engine was asked and has not answered
   message      TEXT    NOT NULL DEFAULT '',    -- the error that the client got
   container_id TEXT    NOT NULL DEFAULT '',
+  ended_at     INTEGER,                        -- unix seconds, when the thing had gone; of a container: had
+               -- stopped for good, had been removed or moved. NULL: it is there, or never was
   decide_us    INTEGER NOT NULL DEFAULT 0,     -- microseconds to decide and reserve
   engine_us    INTEGER NOT NULL DEFAULT 0      -- microseconds the engine took to answer
 ) STRICT;
@@ -380,7 +383,7 @@ CREATE TABLE placement_nodes (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE events (
-  /* Every event of every engine and of the cluster, trimmed to the last 100,000. */
+  /* Every event of every engine and of the cluster; the last 100,000 are kept. */
   id        INTEGER PRIMARY KEY,
   at_nano   INTEGER NOT NULL,                  -- unix nanoseconds when it reached us, our clock
   node_id   INTEGER,                           -- NULL: the manager's own
@@ -425,6 +428,29 @@ CREATE TRIGGER reservations_gone AFTER DELETE ON reservations WHEN old.kind = 'c
   UPDATE nodes SET containers = containers - 1,
          used_nano_cpus = used_nano_cpus - old.nano_cpus,
          used_memory_bytes = used_memory_bytes - old.memory_bytes WHERE id = old.node_id;
+END;
+
+CREATE TRIGGER placements_ended AFTER DELETE ON containers BEGIN
+  /* A container that has gone ran until it stopped, or until now; */
+  UPDATE placements SET ended_at = CASE WHEN old.state IN ('exited', 'dead') AND old.status_at IS NOT NULL
+         THEN max(at, old.status_at) ELSE CAST(strftime('%s', 'now') AS INTEGER) END
+   WHERE container_id = old.container_id AND container_id <> ''
+     AND NOT EXISTS (SELECT 1 FROM containers WHERE container_id = old.container_id);
+END;
+CREATE TRIGGER placements_go_on AFTER INSERT ON containers BEGIN
+  /* but one whose node is back in the cluster goes on. */
+  UPDATE placements SET ended_at = NULL
+   WHERE container_id = new.container_id AND container_id <> '' AND ended_at IS NOT NULL;
+END;
+CREATE TRIGGER networks_gone AFTER DELETE ON networks BEGIN
+  /* The placement of a network ends with it, */
+  UPDATE placements SET ended_at = CAST(strftime('%s', 'now') AS INTEGER)
+   WHERE name = old.name AND kind = 'network' AND outcome = 'created' AND node_id = old.node_id AND ended_at IS NULL;
+END;
+CREATE TRIGGER volumes_gone AFTER DELETE ON volumes BEGIN
+  /* and so does that of a volume. */
+  UPDATE placements SET ended_at = CAST(strftime('%s', 'now') AS INTEGER)
+   WHERE name = old.name AND kind = 'volume' AND outcome = 'created' AND node_id = old.node_id AND ended_at IS NULL;
 END;
 
 CREATE VIEW node_load AS
@@ -479,6 +505,24 @@ CREATE VIEW why AS
                                   FROM placement_filters f WHERE f.placement_id = p.id), '') END AS reason
     FROM placements p
    ORDER BY p.id DESC;
+
+CREATE VIEW ran AS
+  /* What ran where and when (UTC): since it was made, until it stopped for good, was removed or
+     moved, as far as that is known; 'now' while it is there. 'now' sorts behind every time, so
+     what was there at three is: SELECT * FROM ran WHERE '2026-11-24 03:00' BETWEEN since AND until */
+  SELECT coalesce(c.name, p.name) AS name, p.image, p.node, datetime(p.at, 'unixepoch') AS since,
+         CASE WHEN p.ended_at IS NOT NULL THEN datetime(p.ended_at, 'unixepoch')
+              WHEN c.state IN ('exited', 'dead') THEN datetime(coalesce(c.status_at, p.at), 'unixepoch')
+              ELSE 'now' END AS until,
+         substr(p.container_id, 1, 12) AS id, p.id AS placement
+    FROM placements p LEFT JOIN containers c ON c.container_id = p.container_id
+   WHERE p.kind = 'container' AND p.outcome = 'created'
+  UNION ALL
+  SELECT c.name, c.image, n.name, datetime(c.created_at, 'unixepoch'),
+         CASE WHEN c.state IN ('exited', 'dead') THEN datetime(coalesce(c.status_at, c.created_at), 'unixepoch') ELSE 'now' END,
+         substr(c.container_id, 1, 12), NULL /* made behind our back, or longer ago than the ledger goes */
+    FROM containers c JOIN nodes n ON n.id = c.node_id
+   WHERE NOT EXISTS (SELECT 1 FROM placements p WHERE p.container_id = c.container_id AND p.container_id <> '');
 
 CREATE VIEW trouble AS
   /* What a person should look at; empty when all is well. */

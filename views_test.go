@@ -104,6 +104,7 @@ func TestViewsAnswerAPersonsFirstQuestions(t *testing.T) {
 			(1, 1000000000, 'web', 'nginx', 'spread', 3, 1, 1, 'node-1', 62, 'created', ''), (2, 1000000001, 'db', 'postgres', 'spread', 3, 2, 2, 'node-2', 200, 'failed', 'No such image: postgres:latest'),
 			(3, 1000000002, 'db', 'postgres', 'spread', 3, 2, 2, 'node-2', 200, 'moved', ''), (4, 1000000003, 'db', 'postgres', 'spread', 3, 1, 2, 'node-2', 200, 'unknown', 'no answer'),
 			(5, 1000000004, 'big', 'x', 'binpack', 3, 0, NULL, '', NULL, 'refused', 'no node fits: 3 of 3 are paused or draining');
+		UPDATE placements SET container_id = '0123456789abcdef' WHERE id = 1;
 		INSERT INTO placement_filters VALUES (1, 'constraint', 'fail constraint storage==ssd', 2), (5, 'availability', 'are paused or draining', 3);
 		INSERT INTO reservations (node_id, placement_id, swarm_id, name, image, nano_cpus, memory_bytes, made_at) VALUES (2, 4, 's4', 'db-2', 'postgres', 0, 0, 1000000003)`)
 	stop := make(chan struct{})
@@ -132,6 +133,8 @@ node-3|healthy|drain|2|5.00 / 4.20|0 / 4301 MiB|||tcp://10.0.0.3:2375|bad answer
 3|db|moved|node-2 was chosen and did not answer, so another node was asked
 2|db|failed|node-2 was chosen and its engine refused: No such image: postgres:latest
 1|web|created|spread chose node-1, the only one of 3 that fits (score 62); 2 fail constraint storage==ssd`},
+		{"SELECT name, image, node, since, until FROM ran WHERE '2001-09-09 01:46:41' BETWEEN since AND until ORDER BY name, node", `db|postgres|node-2|2001-09-09 01:46:41|now
+web|nginx|node-1|2001-09-09 01:46:40|now`},
 		{"SELECT * FROM trouble", `node unhealthy|node-2|tcp://10.0.0.2:2375 since 2001-09-09 01:46:40: ping: no answer in time
 bad answer|node-3|bad answer: 1 of 2 images
 clock|node-3|engine is -2.5 s off the manager
@@ -148,7 +151,7 @@ create without answer|node-2|db-2 since 2001-09-09 01:46:43`},
 	}
 	close(stop)
 	wg.Wait()
-	if views := st.shell(t, "SELECT group_concat(name) FROM (SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY 1)"); views != "cluster,node_load,ps,trouble,why" {
+	if views := st.shell(t, "SELECT group_concat(name) FROM (SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY 1)"); views != "cluster,node_load,ps,ran,trouble,why" {
 		t.Errorf("views %s: a new one wants a case above", views)
 	}
 	if err := st.write(t.Context(), func(t *tx) error { return put(t, "after") }); err != nil {
