@@ -283,6 +283,9 @@ func containerCreate(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 	if data, err = c.cutNodes(r.Context(), load, data); err != nil {
 		return err
 	}
+	if load.policy == policyMove {
+		load.keepBody(data, call.query)
+	}
 	if c.relay != nil {
 		if err := c.relay.tryPorts(r.Context(), load.ports); err != nil {
 			return err
@@ -318,6 +321,13 @@ func readCreate(data []byte, call *call) (*workload, []byte, error) {
 	}
 	w.readTies(&body)
 	return w, o.bytes(), nil
+}
+
+// keepBody has what the container is made from kept, with its environment.
+func (w *workload) keepBody(body []byte, query url.Values) {
+	query = cloneQuery(query)
+	query.Del("name")
+	w.keep, w.query = string(body), query.Encode()
 }
 
 // readExpressions parses the expressions of a create, from its environment and

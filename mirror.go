@@ -87,7 +87,12 @@ func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
 		return ns.readContainer(ctx, e, k.id)
 	case "update": // what it reserves may have changed, which only an inspect tells
 		err := ns.store.write(ctx, func(t *tx) error {
-			_, err := t.exec("UPDATE containers SET inspected = 0 WHERE node_id = ? AND container_id = ?", e.id, k.id)
+			_, err := t.exec(`UPDATE create_bodies SET stale = 1 WHERE key IN (SELECT CASE swarm_id WHEN '' THEN container_id ELSE swarm_id END
+				FROM containers WHERE node_id = ? AND container_id = ?)`, e.id, k.id)
+			if err != nil {
+				return err
+			}
+			_, err = t.exec("UPDATE containers SET inspected = 0 WHERE node_id = ? AND container_id = ?", e.id, k.id)
 			return err
 		})
 		if err != nil {

@@ -393,6 +393,11 @@ func (q *query) decide(t *tx, w *workload, p *placement) (refused *noNodeError, 
 	if err != nil {
 		return nil, err
 	}
+	if w.keep != "" {
+		if _, err := t.exec("INSERT OR REPLACE INTO create_bodies (key, body, query, version) VALUES (?,?,?,?)", w.swarmID, w.keep, w.query, w.version.String()); err != nil {
+			return nil, err
+		}
+	}
 	_, err = t.exec("UPDATE placements SET outcome = 'reserved', node_id = ?, node = ?, score = ?, fitting = ? WHERE id = ?",
 		p.node, p.nodeName, score, fitting, p.id)
 	return nil, err

@@ -142,6 +142,17 @@ CREATE INDEX reservations_by_node ON reservations (node_id);
 CREATE UNIQUE INDEX reservations_by_name ON reservations (name) WHERE kind = 'container';
 CREATE INDEX reservations_by_group ON reservations (group_key) WHERE group_key <> '';
 
+CREATE TABLE create_bodies (
+  /* What containers were made from, to make them anew on another node: only of those with a reschedule
+     policy. A body holds the environment with its values, so this table holds secrets. Written with the
+     reservation, or told from the engine's inspect; gone with the last container of that key. */
+  key     TEXT    PRIMARY KEY,                 -- containers.swarm_id, or container_id of one that has none
+  body    TEXT    NOT NULL,                    -- of the create, JSON
+  query   TEXT    NOT NULL DEFAULT '',         -- its parameters but the name
+  version TEXT    NOT NULL DEFAULT '',         -- of the API it is written in; '' = the engine's own
+  stale   INTEGER NOT NULL DEFAULT 0 CHECK (stale IN (0, 1)) -- 1: the container was updated since; to be told anew
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE waiting (
   /* Creates that wait for room (label com.docker.swarm.wait, flag -wait), in line by id. Once the
      head of the line has waited a quarter of its time, nodes that could be of use to it are kept
@@ -451,6 +462,17 @@ CREATE TRIGGER volumes_gone AFTER DELETE ON volumes BEGIN
   /* and so does that of a volume. */
   UPDATE placements SET ended_at = CAST(strftime('%s', 'now') AS INTEGER)
    WHERE name = old.name AND kind = 'volume' AND outcome = 'created' AND node_id = old.node_id AND ended_at IS NULL;
+END;
+CREATE TRIGGER containers_forgotten AFTER DELETE ON containers BEGIN
+  /* A create body goes with the last container made from it, */
+  DELETE FROM create_bodies WHERE key = CASE old.swarm_id WHEN '' THEN old.container_id ELSE old.swarm_id END
+     AND NOT EXISTS (SELECT 1 FROM containers WHERE swarm_id = old.swarm_id AND swarm_id <> '')
+     AND NOT EXISTS (SELECT 1 FROM reservations WHERE swarm_id = old.swarm_id);
+END;
+CREATE TRIGGER reservations_forgotten AFTER DELETE ON reservations BEGIN
+  /* or with the create that came to nothing. */
+  DELETE FROM create_bodies WHERE key = old.swarm_id
+     AND NOT EXISTS (SELECT 1 FROM containers WHERE swarm_id = old.swarm_id);
 END;
 
 CREATE VIEW node_load AS

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -30,6 +31,9 @@ type workload struct {
 	driver           string // of a network or volume
 	swarm            bool   // a network that all nodes of a swarm share
 	group            string // label=value of the group it belongs to
+	policy           string // of rescheduling; "" for none
+	keep             string // the create's body, kept to make the container anew elsewhere; "" for none
+	query            string // of the create, kept with it
 	version          apiVersion
 	labels           map[string]string
 	exclude          []int64 // nodes that were silent when asked
@@ -129,6 +133,9 @@ func (s *shape) workload() (*workload, error) {
 
 // addExpressions parses expressions of one kind; those that steer no placement pass unread.
 func (w *workload) addExpressions(kind string, texts []string) error {
+	if kind == "reschedule" {
+		return w.readPolicy(texts)
+	}
 	list := map[string]*[]expr{"constraint": &w.constraints, "affinity": &w.affinities, "whitelist": &w.whitelists}[kind]
 	if list == nil {
 		return nil
@@ -165,4 +172,24 @@ func (w *workload) lastOrder() (sql string, args []any) {
 		return fewestThings, nil
 	}
 	return hasImage, []any{imageName(w.image)}
+}
+
+// What may be done with a container whose node fails or is drained.
+const (
+	policyOff  = "off"             // it stays where it is, whatever happens
+	policyMove = "on-node-failure" // it is made anew on another node
+)
+
+// readPolicy reads a container's reschedule policy; the refusals are classic Swarm's.
+func (w *workload) readPolicy(texts []string) error {
+	if len(texts) > 1 {
+		return fmt.Errorf("too many reschedule policies: %s", strings.Join(texts, ", "))
+	}
+	for _, text := range texts {
+		if text != policyOff && text != policyMove {
+			return fmt.Errorf("invalid reschedule policy: %q, expected %s or %s", text, policyMove, policyOff)
+		}
+		w.policy = text
+	}
+	return nil
 }
