@@ -10,6 +10,7 @@ engines  := dockerd=docker.io docker=docker.io ip=iproute2 iptables=iptables \
             busybox=busybox-static curl=curl sqlite3=sqlite3
 compiler := gcc=gcc /usr/include/stdlib.h=libc6-dev
 registry := docker-registry=docker-registry openssl=openssl
+sshd     := /usr/sbin/sshd=openssh-server
 clients  := docker-compose=docker-compose diff=diffutils node=nodejs npm=npm \
             /usr/bin/python3=python3 /usr/lib/python3/dist-packages/docker=python3-docker
 modules  := testdata/clients/node/node_modules/.package-lock.json
@@ -21,7 +22,7 @@ build:
 
 # Everything: vet, unit tests, and end-to-end tests against real engines.
 test:
-	@testdata/lab need $(compiler) $(engines) $(registry)
+	@testdata/lab need $(compiler) $(engines) $(registry) $(sshd)
 	@$(MAKE) --no-print-directory vet
 	CGO_ENABLED=1 go test -race -count=1 -timeout 30m ./...
 

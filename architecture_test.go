@@ -82,7 +82,7 @@ var layers = []struct{ why, files string }{
 	{"where things go: filters, strategies, groups, refusals", "scheduler workload filters groups strategyfile refusal waiting"},
 	{"one request to one engine, streams, published ports", "proxy hijack portrelay"},
 	{"what engines have, kept as rows: lists, events, health, creates without an answer", "nodes nodefacts nodeevents mirror reservations containerrows imagerows networkrows noderows"},
-	{"the live connection to the daemon on a node", "engine upstream marks"},
+	{"the live connection to the daemon on a node", "engine upstream marks ssh"},
 	{"which engines there are, and who they are", "tls discovery"},
 	{"questions to a database by people", "sqlcommand"},
 	{"all state", "store history"},

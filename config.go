@@ -18,6 +18,7 @@ type config struct {
 	addresses  []string // of engines, from the command line
 	hosts      []string
 	nodes      string
+	sshConfig  string
 	db         string
 	strategy   string
 	filters    []string
@@ -57,7 +58,8 @@ Usage:
   swarmlite sql 'select …'          query the database, read-only
   swarmlite version                 print the version
 
-ADDRESS is tcp://host:port, host:port, or unix:///path; host[1:9]:2375 is a range.
+ADDRESS is tcp://host:port, host:port, unix:///path, or ssh://user@host:port/socket;
+host[1:9]:2375 is a range.
 With no address and no -nodes file it is the local engine: DOCKER_HOST, else
 unix:///var/run/docker.sock.
 
@@ -71,6 +73,7 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs.SetOutput(io.Discard)
 	fs.Var((*stringList)(&c.hosts), "host", "where to listen: `ADDR` is tcp://host:port or unix:///path; repeatable, -H for short\n(default tcp://127.0.0.1:2375, or tcp://:2376 with -tlsverify)")
 	fs.StringVar(&c.nodes, "nodes", "", "`FILE` with one engine address a line, # comments; read again when it changes")
+	fs.StringVar(&c.sshConfig, "ssh-config", "", "`FILE` for ssh to nodes with an ssh:// address, instead of ~/.ssh/config")
 	fs.StringVar(&c.db, "db", "swarmlite.db", "the SQLite `FILE` that holds all state; one manager a file")
 	fs.StringVar(&c.strategy, "strategy", "spread", "`NAME` of the order among nodes that fit: spread, binpack, random,\nor a file that ends in .sql: one SELECT of node and score, lowest first")
 	fs.Var((*stringList)(&c.filters), "filter", "`NAME` of a filter to use instead of all; repeatable:\n"+strings.Join(filterList(filters), ", "))

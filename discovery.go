@@ -25,12 +25,13 @@ const (
 	maxNodeFileBytes = 1 << 20 // a node file is typed by people; more is the wrong file
 	maxSocketPath    = 107     // sun_path, less its closing NUL
 	nodeFileInterval = time.Second
+	engineSock       = "/var/run/docker.sock" // on an ssh host whose address names no other
 )
 
-// parseAddress reads the address of one engine: tcp://host:port, host:port, host
-// or unix:///path. Without a port it is 2375, or 2376 when secure (engines are
-// spoken to in TLS). It returns tcp://host:port or unix:///path, one spelling
-// for each address, so that equal addresses are equal strings.
+// parseAddress reads the address of one engine: tcp://host:port, host:port, host,
+// unix:///path or ssh://user@host:port/socket. Without a port it is 2375, or 2376 when secure (engines are
+// spoken to in TLS). It returns one spelling for each address, so that equal
+// addresses are equal strings.
 func parseAddress(s string, secure bool) (string, error) {
 	address, err := readAddress(strings.TrimSpace(s), defaultPort(secure), false)
 	if err != nil {
@@ -69,15 +70,19 @@ func readAddress(s, port string, listening bool) (string, error) {
 	if !found {
 		scheme, rest = "tcp", s
 	}
+	known := "tcp://host:port, unix:///path or ssh://user@host"
+	if listening {
+		known = "tcp://host:port or unix:///path"
+	}
 	switch {
 	case strings.HasPrefix(s, "/"):
 		return "", fmt.Errorf("a socket is written unix://%s", s)
 	case scheme == "unix":
 		return readSocketPath(rest)
-	case scheme == "ssh":
-		return "", errors.New("ssh is not supported yet, use tcp://host:port with TLS")
+	case scheme == "ssh" && !listening:
+		return readSSH(rest)
 	case scheme != "tcp":
-		return "", fmt.Errorf("scheme %q is unknown, expected tcp://host:port or unix:///path", scheme)
+		return "", fmt.Errorf("scheme %q is unknown, expected %s", scheme, known)
 	}
 	host, port, err := splitHostPort(strings.TrimSuffix(rest, "/"), port)
 	if err != nil {
@@ -96,6 +101,54 @@ func readAddress(s, port string, listening bool) (string, error) {
 		}
 	}
 	return "tcp://" + net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
+}
+
+// userPattern keeps what a shell or ssh itself would read as something else out of the
+// command line of ssh.
+var userPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@-]*$`)
+
+// readSSH reads [user@]host[:port][/socket]. User, port and the host's real name may
+// stand in the configuration of ssh, so they have no defaults here, and the host keeps
+// its letters.
+func readSSH(s string) (string, error) {
+	s, socket, found := strings.Cut(strings.TrimSuffix(s, "/"), "/")
+	if found {
+		address, err := readSocketPath("/" + socket)
+		if err != nil {
+			return "", err
+		}
+		socket = strings.TrimPrefix(address, "unix://")
+		if strings.ContainsAny(socket, ":%\\? #") {
+			return "", fmt.Errorf("socket %s holds a character that ssh would not take as it is", socket)
+		}
+		if socket == engineSock {
+			socket = ""
+		}
+	}
+	user, at := "", strings.LastIndexByte(s, '@')
+	if at >= 0 {
+		if user = s[:at+1]; !userPattern.MatchString(s[:at]) {
+			return "", fmt.Errorf("user %q: expected ssh://user@host, without a password", s[:at])
+		}
+	}
+	host, port, err := splitHostPort(s[at+1:], "")
+	if err != nil {
+		return "", errors.New("expected ssh://user@host:port/socket")
+	}
+	if _, err := readHost(host); err != nil {
+		return "", err
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	if port != "" {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 {
+			return "", fmt.Errorf("port %q is not a port number", port)
+		}
+		host += ":" + strconv.FormatUint(n, 10)
+	}
+	return "ssh://" + user + host + socket, nil
 }
 
 func readSocketPath(p string) (string, error) {

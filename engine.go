@@ -53,7 +53,8 @@ type engine struct {
 	addr string // as in nodes.address
 	base string // scheme and host for requests
 
-	network, host string // to dial
+	network, host string  // to dial
+	tunnel        *tunnel // nil unless the engine is reached over ssh; then host is its socket here
 	tls           *tls.Config
 	transport     *http.Transport
 	docker        *client.Client
@@ -119,7 +120,7 @@ var errNoAnswer = errors.New("no answer in time")
 
 // newEngine prepares the connection to the daemon at addr; nothing is dialed yet.
 // Without certs TCP is plain; sockets always are.
-func newEngine(id int64, addr string, certs *certSource) (*engine, error) {
+func newEngine(id int64, addr string, certs *certSource, ssh *sshClient) (*engine, error) {
 	e := &engine{id: id, addr: addr, calls: make(chan struct{}, maxCalls), heavy: make(chan struct{}, maxHeavy), suspect: make(chan struct{}, 1),
 		tried: make(chan struct{})}
 	lost := make(chan struct{})
@@ -129,6 +130,13 @@ func newEngine(id int64, addr string, certs *certSource) (*engine, error) {
 	e.network, e.host, e.base = "tcp", host, "http://"+host
 	if scheme == "unix" {
 		e.network, e.base = "unix", "http://docker"
+	}
+	if scheme == "ssh" {
+		t, err := ssh.tunnel(id, addr)
+		if err != nil {
+			return nil, err
+		}
+		e.network, e.base, e.host, e.tunnel = "unix", "http://docker", t.socket, t
 	}
 	if certs != nil && scheme == "tcp" {
 		e.base = "https://" + host
@@ -175,7 +183,11 @@ func (e *engine) dialPlain(ctx context.Context) (net.Conn, error) {
 	// not read for a while. Calls have deadlines, raw streams their watch.
 	d := net.Dialer{Timeout: dialWait,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3}}
-	return d.DialContext(ctx, e.network, e.host)
+	conn, err := d.DialContext(ctx, e.network, e.host)
+	if err != nil && e.tunnel != nil {
+		return nil, errors.New("the ssh connection is down")
+	}
+	return conn, err
 }
 
 // dial connects, with TLS where the node has it.

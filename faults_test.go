@@ -43,12 +43,25 @@ func newFront(t testing.TB, fakes ...*fakeEngine) *front {
 // startFront is newFront with a database of its own choice, and without the wait.
 func startFront(t testing.TB, db string, fakes ...*fakeEngine) *front {
 	t.Helper()
+	var addrs []string
+	for _, e := range fakes {
+		addrs = append(addrs, "tcp://"+e.addr())
+	}
+	f := startFrontOver(t, db, addrs, func(*nodes) {})
+	f.fakes = fakes
+	return f
+}
+
+// startFrontOver is startFront with addresses of its own choice, and nodes that are set
+// up before the first is watched.
+func startFrontOver(t testing.TB, db string, addrs []string, setUp func(*nodes)) *front {
+	t.Helper()
 	store, err := openStore(t.Context(), db)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	f := &front{end: cancel, fakes: fakes}
+	f := &front{end: cancel}
 	log, logs := testLog()
 	f.logs = logs
 	sched, err := newScheduler(log, store, "spread", nil)
@@ -59,10 +72,7 @@ func startFront(t testing.TB, db string, fakes ...*fakeEngine) *front {
 		t.Fatal(err)
 	}
 	ns := newNodes(log, store, nil)
-	var addrs []string
-	for _, e := range fakes {
-		addrs = append(addrs, "tcp://"+e.addr())
-	}
+	setUp(ns)
 	if err := ns.set(ctx, addrs); err != nil {
 		t.Fatal(err)
 	}

@@ -145,6 +145,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 		}
 	}
 	ns := newNodes(log, store, engineCerts)
+	ns.ssh.config = c.sshConfig
 	defer ns.wait()
 	defer cancel()
 	if err := ns.set(base, addresses); err != nil {

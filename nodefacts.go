@@ -68,6 +68,11 @@ type engineVersion struct {
 // connect asks the engine who it is. Each step that fails is named.
 func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
 	f := &nodeFacts{}
+	if e.tunnel != nil {
+		if err := e.tunnel.up(ctx); err != nil {
+			return nil, &stepError{"ssh", err}
+		}
+	}
 	asked := time.Now()
 	pctx, cancel := context.WithTimeout(ctx, probeWait)
 	ping, err := e.docker.Ping(pctx)
@@ -75,6 +80,9 @@ func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
 	if err != nil {
 		if ctx.Err() == nil && errors.Is(pctx.Err(), context.DeadlineExceeded) {
 			err = errNoAnswer
+		}
+		if e.tunnel != nil {
+			err = e.tunnel.explain(err)
 		}
 		return nil, &stepError{"ping", err}
 	}
@@ -142,13 +150,16 @@ func (e *engine) getRaw(ctx context.Context, path string) (raw json.RawMessage, 
 }
 
 // numericIP is the address that published ports are shown with; a host name there
-// makes newer docker commands fail. Empty for sockets.
+// makes newer docker commands fail. Empty for sockets of this machine.
 func (e *engine) numericIP(ctx context.Context) string {
-	if e.network != "tcp" {
-		return ""
+	host := ""
+	switch {
+	case e.tunnel != nil:
+		host = e.tunnel.hostName(ctx)
+	case e.network == "tcp":
+		host, _, _ = net.SplitHostPort(e.host)
 	}
-	host, _, err := net.SplitHostPort(e.host)
-	if err != nil {
+	if host == "" {
 		return ""
 	}
 	if ip := net.ParseIP(host); ip != nil {

@@ -30,6 +30,7 @@ type nodes struct {
 	log   *slog.Logger
 	store *store
 	certs *certSource // towards engines; nil: plain
+	ssh   sshClient
 
 	changed chan struct{} // container rows were read again
 	fleet   atomic.Pointer[fleetVersions]
@@ -83,7 +84,7 @@ func (ns *nodes) set(ctx context.Context, addresses []string) error {
 		if ns.engines[id] != nil {
 			continue
 		}
-		e, err := newEngine(id, addr, ns.certs)
+		e, err := newEngine(id, addr, ns.certs, &ns.ssh)
 		if err != nil {
 			ns.mu.Unlock()
 			return fmt.Errorf("node %s: %w", addr, err)
@@ -163,7 +164,10 @@ func (ns *nodes) countVersions() {
 }
 
 // wait returns when every watcher has ended; their context must have.
-func (ns *nodes) wait() { ns.wg.Wait() }
+func (ns *nodes) wait() {
+	ns.wg.Wait()
+	ns.ssh.close()
+}
 
 // get returns the engine of a node, healthy or not; nil if the node is gone.
 func (ns *nodes) get(id int64) *engine {
@@ -232,6 +236,9 @@ func (ns *nodes) watch(ctx context.Context, e *engine) {
 		e.marks.end()
 		e.transport.CloseIdleConnections()
 		e.reads.close()
+		if e.tunnel != nil {
+			e.tunnel.down()
+		}
 		if ctx.Err() != nil {
 			return
 		}

@@ -17,7 +17,7 @@ CREATE TABLE nodes (
   /* A Docker host the cluster knows. The operator gives the address and sets the
      availability; all else is what its engine says, or what we reserved there. */
   id                INTEGER PRIMARY KEY,
-  address           TEXT    NOT NULL UNIQUE,       -- tcp://host:port or unix:///path
+  address           TEXT    NOT NULL UNIQUE,       -- tcp://host:port, unix:///path or ssh://user@host:port/path
   engine_id         TEXT,                          -- NULL until the engine has answered once
   name              TEXT    NOT NULL DEFAULT '',   -- host name of the engine; a clash gets the address behind it
   ip                TEXT    NOT NULL DEFAULT '',   -- numeric, shown for published ports; '' for a local socket
