@@ -7,20 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 )
-
-// longFaults leaves a row of FAULTS 2.2 that takes long to "make faults".
-func longFaults(t testing.TB) {
-	t.Helper()
-	if os.Getenv("FAULTS") != "1" {
-		t.Skip("takes long: make faults runs it (FAULTS=1)")
-	}
-}
 
 // oracle tells whether a fault has left anything behind (FAULTS 2.1): what the engines
 // have, what the endpoint shows and what the database says must be the same.
