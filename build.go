@@ -85,7 +85,7 @@ func (c *cluster) builder(ctx context.Context, client string, w *workload) (*eng
 	if last != 0 && !c.alive(last) {
 		last = 0
 	}
-	if last != 0 && len(w.constraints)+len(w.affinities)+len(w.whitelists) == 0 && w.version == 0 {
+	if last != 0 && len(w.constraints)+len(w.affinities)+len(w.whitelists) == 0 && w.version == 0 && w.platform == "" {
 		return c.engine(ctx, last)
 	}
 	w.prefer = last
@@ -112,7 +112,7 @@ func (s *store) putBuilder(ctx context.Context, client string, node int64) error
 // build is POST /build: the classic builder, and BuildKit as docker 20.10 speaks to
 // it. Expressions among the build arguments choose the node and are cut.
 func build(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
-	load := &workload{version: call.version}
+	load := &workload{version: call.version, platform: requestedPlatform(call.query.Get("platform"))}
 	load.memory, _ = strconv.ParseInt(call.query.Get("memory"), 10, 64) // what does not parse asks for nothing
 	query, err := readBuildArgs(call.query, load)
 	if err != nil {

@@ -312,7 +312,8 @@ func readCreate(data []byte, call *call) (*workload, []byte, error) {
 	}
 	h := &body.HostConfig
 	w := &workload{kind: "container", name: strings.TrimPrefix(call.query.Get("name"), "/"), image: body.Image,
-		nanoCPUs: h.nanoCPUs(), memory: h.memoryBytes(), ports: h.ports(), runtime: h.Runtime, version: call.version}
+		nanoCPUs: h.nanoCPUs(), memory: h.memoryBytes(), ports: h.ports(), runtime: h.Runtime, version: call.version,
+		platform: requestedPlatform(call.query.Get("platform"))}
 	id := make([]byte, 32)
 	crand.Read(id)
 	w.swarmID = hex.EncodeToString(id)
@@ -451,7 +452,7 @@ func (c *cluster) create(ctx context.Context, header http.Header, call *call, lo
 		}
 		began := time.Now()
 		var resp *created
-		if err = c.rightImage(ctx, load.image, e); err == nil {
+		if err = c.rightImage(ctx, load, e); err == nil {
 			resp, err = c.createOn(ctx, e, header, call, p, data)
 		}
 		if err == nil && resp.status == http.StatusNotFound {

@@ -25,7 +25,7 @@ manager runs or not. Nothing is reserved. Exits with 1 if no node fits.
 All flags of docker create and docker run are known; those that placement looks at are
   --cpus --cpu-quota --cpu-period -m --memory-reservation -p -e --env-file
   -l --label-file --name --network -v --mount --volumes-from --link --ipc --pid
-  --runtime
+  --runtime --platform
 
 Flags of its own:
 `

@@ -183,6 +183,16 @@ func (e *fakeEngine) checkName(name string) error {
 	return nil
 }
 
+// checkPlatform refuses an image that is not for the platform asked for.
+func (e *fakeEngine) checkPlatform(ref, platform string) error {
+	image := e.findImage(ref)
+	if image == nil || platform == "" || platform == "linux/"+image.arch() {
+		return nil
+	}
+	return fakeErrorf(http.StatusNotFound, "image with reference %s was found but does not match the specified platform: wanted %s, actual: linux/%s",
+		ref, platform, image.arch())
+}
+
 // containerCreate is POST /containers/create.
 func (e *fakeEngine) containerCreate(c *fakeCall) error {
 	var want fakeCreate
@@ -191,7 +201,10 @@ func (e *fakeEngine) containerCreate(c *fakeCall) error {
 		return err
 	}
 	e.mu.Lock()
-	made, err := e.create(c.query.Get("name"), body, want)
+	var made *fakeContainer
+	if err = e.checkPlatform(want.Image, c.query.Get("platform")); err == nil {
+		made, err = e.create(c.query.Get("name"), body, want)
+	}
 	e.mu.Unlock()
 	if err != nil {
 		return err

@@ -56,6 +56,18 @@ func (e *fakeEngine) imageID(config []byte) string {
 	return fakeDigest(config)
 }
 
+// fakeImageFor makes the config of an image one for an architecture.
+func fakeImageFor(config []byte, arch string) []byte {
+	return bytes.Replace(config, []byte(`"architecture":"amd64"`), []byte(`"architecture":"`+arch+`"`), 1)
+}
+
+// arch is the architecture that the image is for.
+func (i *fakeImage) arch() string {
+	var config struct{ Architecture string }
+	_ = json.Unmarshal(i.config, &config)
+	return config.Architecture
+}
+
 // labels are those of the image's config.
 func (i *fakeImage) labels() map[string]string {
 	var config struct {
@@ -141,16 +153,20 @@ func (e *fakeEngine) keepImage(config []byte, tag string) *fakeImage {
 func (e *fakeEngine) addImage(ref, content string) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.putImage(ref, content).id
+	return e.putImage(ref, content, "").id
 }
 
-// putImage is addImage under the lock.
-func (e *fakeEngine) putImage(ref, content string) *fakeImage {
+// putImage is addImage under the lock, for a platform, "" for the engine's own.
+func (e *fakeEngine) putImage(ref, content, platform string) *fakeImage {
 	ref = fakeFamiliar(ref)
 	if content == "" {
 		content = ref
 	}
-	image := e.keepImage(fakeImageConfig(content, nil), ref)
+	arch := e.arch
+	if platform != "" {
+		arch = path.Base(platform)
+	}
+	image := e.keepImage(fakeImageFor(fakeImageConfig(content, nil), arch), ref)
 	if strings.Contains(ref, "@") {
 		image.tags, image.digests = nil, append(image.digests, ref)
 	}
@@ -228,7 +244,7 @@ func (e *fakeEngine) imageInspect(c *fakeCall) error {
 		shown = map[string]any{
 			"Id": i.id, "RepoTags": append([]string{}, i.tags...), "RepoDigests": append([]string{}, i.digests...),
 			"Parent": i.parent, "Comment": "", "Created": fakeTime(i.created), "Container": "", "ContainerConfig": config,
-			"DockerVersion": e.serverVersion, "Author": "", "Config": config, "Architecture": "amd64", "Os": "linux",
+			"DockerVersion": e.serverVersion, "Author": "", "Config": config, "Architecture": i.arch(), "Os": "linux",
 			"Size": 1984172, "VirtualSize": 1984172, "GraphDriver": map[string]any{"Name": e.driver, "Data": map[string]string{}},
 			"RootFS":   map[string]any{"Type": "layers", "Layers": []string{fakeDigest(i.config)}},
 			"Metadata": map[string]any{"LastTagTime": fakeTime(i.tagged)},
@@ -288,7 +304,7 @@ func (e *fakeEngine) imagePull(c *fakeCall) error {
 	c.writeLine(map[string]string{"status": "Pulling from library/" + repository, "id": strings.TrimPrefix(ref, repository+":")})
 	e.mu.Lock()
 	was := e.findImage(ref)
-	image := e.putImage(ref, "")
+	image := e.putImage(ref, "", c.query.Get("platform"))
 	digest := fakeDigest([]byte("manifest of " + fakeDigest(image.config)))
 	if !strings.Contains(ref, "@") && !slices.Contains(image.digests, repository+"@"+digest) {
 		image.digests = append(image.digests, repository+"@"+digest)

@@ -291,7 +291,7 @@ func (e *fakeEngine) addContainerBody(name string, body []byte, running bool) st
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.findImage(want.Image) == nil {
-		e.putImage(want.Image, "")
+		e.putImage(want.Image, "", "")
 	}
 	var made *fakeContainer
 	if err == nil {

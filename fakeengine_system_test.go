@@ -232,10 +232,10 @@ func (e *fakeEngine) versionShow(c *fakeCall) error {
 	return c.writeJSON(http.StatusOK, map[string]any{
 		"Platform": map[string]string{"Name": ""},
 		"Components": []any{map[string]any{"Name": "Engine", "Version": e.serverVersion, "Details": map[string]string{
-			"ApiVersion": e.apiVersion, "Arch": "amd64", "BuildTime": built, "Experimental": "false", "GitCommit": "5d6db84",
+			"ApiVersion": e.apiVersion, "Arch": e.arch, "BuildTime": built, "Experimental": "false", "GitCommit": "5d6db84",
 			"GoVersion": "go1.19.8", "KernelVersion": "6.1.0", "MinAPIVersion": e.minAPIVersion, "Os": "linux"}}},
 		"Version": e.serverVersion, "ApiVersion": e.apiVersion, "MinAPIVersion": e.minAPIVersion, "GitCommit": "5d6db84",
-		"GoVersion": "go1.19.8", "Os": "linux", "Arch": "amd64", "KernelVersion": "6.1.0", "BuildTime": built,
+		"GoVersion": "go1.19.8", "Os": "linux", "Arch": e.arch, "KernelVersion": "6.1.0", "BuildTime": built,
 	})
 }
 
@@ -273,8 +273,9 @@ func (e *fakeEngine) infoShow(c *fakeCall) error {
 	if e.containerdStore() {
 		store = [][]string{{"driver-type", "io.containerd.snapshotter.v1"}}
 	}
+	kernel := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[e.arch]
 	maps.Copy(info, map[string]any{
-		"ID": e.id, "Name": e.name, "Containers": containers, "ContainersRunning": states["running"], "ContainersPaused": states["paused"],
+		"Architecture": kernel, "ID": e.id, "Name": e.name, "Containers": containers, "ContainersRunning": states["running"], "ContainersPaused": states["paused"],
 		"ContainersStopped": states["created"] + states["exited"], "Images": images, "Driver": e.driver, "DriverStatus": store,
 		"NEventsListener": watchers, "NCPU": e.cpus, "MemTotal": e.memory, "Labels": append([]string{}, e.labels...),
 		"ServerVersion": e.serverVersion, "SystemTime": fakeTime(e.now()),

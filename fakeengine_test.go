@@ -39,6 +39,7 @@ type fakeEngine struct {
 	minAPIVersion string         // lowest API version
 	serverVersion string         //
 	driver        string         // storage driver; "overlayfs" makes it a containerd image store
+	arch          string         // of its images, as Go names it; /info has the kernel's name for it
 	preloaded     []string       // references of images that are there from the start
 	info          map[string]any // keys of /info that replace the simulated ones
 	tlsConfig     *tls.Config    // nil: clear text
@@ -107,7 +108,7 @@ func newFakeEngine(t testing.TB, opts ...func(*fakeEngine)) *fakeEngine {
 	e := &fakeEngine{
 		cpus: 4, memory: 8 << 30,
 		apiVersion: "1.41", minAPIVersion: "1.12", serverVersion: "20.10.24",
-		driver: "overlay2", preloaded: []string{"busybox:latest"}, keep: 4096,
+		driver: "overlay2", arch: "amd64", preloaded: []string{"busybox:latest"}, keep: 4096,
 		t: t, holder: -1,
 		conns: map[*fakeConn]bool{}, delays: map[string]time.Duration{}, watchers: map[*fakeWatcher]bool{},
 	}

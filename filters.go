@@ -351,6 +351,36 @@ func driverClauses(_ *tx, w *workload) ([]clause, error) {
 		args: slices.Concat(args, args)}), nil
 }
 
+// platformClauses refuse nodes that cannot run what the request asks for, else what
+// the image is made for, as far as nodes have told it: no registry is asked. A pull
+// or build for a platform that no node runs goes anywhere: it may be for others.
+func platformClauses(t *tx, w *workload) ([]clause, error) {
+	wanted, words := []string{w.platform}, "cannot run "
+	if w.platform == "" {
+		if w.kind != "container" {
+			return nil, nil
+		}
+		var err error
+		if wanted, err = t.imagePlatforms(w.image); err != nil || len(wanted) == 0 {
+			return nil, err
+		}
+		words += "an image for "
+	}
+	all, err := t.nodePlatforms()
+	if err != nil {
+		return nil, err
+	}
+	run := slices.DeleteFunc(slices.Clone(all), func(node string) bool {
+		return node != "[]" && !slices.ContainsFunc(wanted, func(p string) bool { return runsPlatform(node, p) })
+	})
+	if len(run) == len(all) || len(run) == 0 && w.kind != "container" {
+		return nil, nil
+	}
+	words += strings.Join(wanted, " or ")
+	return []clause{{one: words, many: words, sql: "n.platforms IN (SELECT value FROM json_each(?))", args: []any{jsonText(run)},
+		cure: "a node that emulates it says so by its label platforms=" + strings.Join(wanted, ",")}}, nil
+}
+
 // imageClauses keep a create by image ID to nodes that have the image, or whose
 // image store is of the same kind as one that has: elsewhere a copy gets another ID.
 // A pull goes to a node that has the image already, and a create by digest to where

@@ -45,7 +45,7 @@ func TestImageListMergesAndFilters(t *testing.T) {
 	fakes[2].keepImage(fakeImageConfig("labelled", map[string]string{"tier": "web"}), "labelled:1")
 	loose := fakes[2].keepImage(fakeImageConfig("loose", nil), "").id
 	digest := "dig@sha256:" + strings.Repeat("cd", 32)
-	fakes[2].putImage(digest, "")
+	fakes[2].putImage(digest, "", "")
 	fakes[2].mu.Unlock()
 	f := newImageFleet(t, fakes...)
 	all := []string{"app:1", "app:2", "busybox:latest", digest, "labelled:1", "reg.test/team/tool:v1", shortID(loose)}

@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
+	"errors"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -110,7 +113,10 @@ func (t *tx) putImages(node int64, images []json.RawMessage, building bool) (bad
 		if exists && old == text {
 			continue
 		}
-		if _, err := t.exec("INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?)", node, im.Id, bounded(im.ParentId), im.Created, im.Size, !tagged, text); err != nil {
+		if _, err := t.exec(`INSERT INTO images (node_id, image_id, parent_id, created_at, size_bytes, dangling, summary) VALUES (?,?,?,?,?,?,?)
+			ON CONFLICT DO UPDATE SET parent_id = excluded.parent_id, created_at = excluded.created_at, size_bytes = excluded.size_bytes,
+			dangling = excluded.dangling, summary = excluded.summary`,
+			node, im.Id, bounded(im.ParentId), im.Created, im.Size, !tagged, text); err != nil {
 			return bad, nil, err
 		}
 	}
@@ -312,9 +318,94 @@ func (s *store) imageByID(ctx context.Context, ref string) (id string, holders [
 	return id, holders, rows.Err()
 }
 
+// imagePlatforms lists what the image that ref names is made for, as the nodes that
+// have it say. It steps from value to value on the indexes: a thousand nodes may have it.
+func (t *tx) imagePlatforms(ref string) ([]string, error) {
+	low, high := idRange(ref)
+	return t.strings(`
+		WITH RECURSIVE meant (id) AS (
+			SELECT t.image_id FROM image_tags t WHERE t.name = ?1 AND EXISTS (SELECT 1 FROM images i WHERE i.image_id = t.image_id)),
+		named (id) AS (
+			SELECT min(image_id) FROM image_names WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM meant)
+			UNION ALL
+			SELECT (SELECT min(image_id) FROM image_names WHERE name = ?1 AND image_id > named.id) FROM named WHERE id IS NOT NULL),
+		ids (id) AS (
+			SELECT id FROM meant UNION ALL SELECT id FROM named
+			UNION ALL
+			SELECT min(image_id) FROM images WHERE image_id >= ?2 AND image_id < ?3 AND NOT EXISTS (SELECT 1 FROM image_names WHERE name = ?1)),
+		found (id, platform) AS (
+			SELECT id, (SELECT min(platform) FROM images i WHERE i.image_id = ids.id AND i.platform > '') FROM ids WHERE id IS NOT NULL
+			UNION ALL
+			SELECT id, (SELECT min(platform) FROM images i WHERE i.image_id = found.id AND i.platform > found.platform) FROM found
+			 WHERE platform IS NOT NULL)
+		SELECT DISTINCT platform FROM found WHERE platform IS NOT NULL ORDER BY platform`, imageName(ref), low, high)
+}
+
+// readPlatforms asks the engine what its images are made for: its list does not say.
+// Each is asked about once; with a graph driver's store an ID means the same image
+// on every node. Images without a name are left out: a create by ID stays where they are.
+func (ns *nodes) readPlatforms(ctx context.Context, e *engine) error {
+	const unknown = `SELECT DISTINCT i.image_id FROM images i JOIN image_names h ON h.node_id = i.node_id AND h.image_id = i.image_id
+		WHERE i.node_id = ? AND i.platform IS NULL`
+	ids, err := ns.store.strings(ctx, unknown, e.id)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	err = ns.store.write(ctx, func(t *tx) (err error) {
+		_, err = t.exec(`UPDATE images SET platform = (SELECT min(o.platform) FROM images o WHERE o.image_id = images.image_id)
+			WHERE node_id = ?1 AND platform IS NULL AND EXISTS (SELECT 1 FROM nodes n WHERE n.id = ?1 AND n.image_store = 'graph')`, e.id)
+		if err == nil {
+			ids, err = t.strings(unknown, e.id)
+		}
+		return err
+	})
+	found := map[string]string{}
+	for _, id := range ids {
+		if err != nil {
+			break
+		}
+		var said struct{ Os, Architecture, Variant string }
+		if err = e.getJSON(ctx, "/images/"+url.PathEscape(id)+"/json", "", &said); err == nil {
+			found[id] = platformName(said.Os, said.Architecture, said.Variant)
+		} else if errors.Is(err, errNotFound) {
+			err = nil // gone meanwhile: its event follows
+		}
+	}
+	if len(found) == 0 {
+		return err
+	}
+	return errors.Join(err, ns.store.write(ctx, func(t *tx) error {
+		for id, platform := range found {
+			if _, err := t.exec("UPDATE images SET platform = ? WHERE node_id = ? AND image_id = ?", platform, e.id, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// imageIsFor tells whether an image is made for a platform, or may be: no node has
+// told otherwise. A platform may be only an operating system, and "" is any.
+func (s *store) imageIsFor(ctx context.Context, id, platform string) (bool, error) {
+	if platform == "" {
+		return true, nil
+	}
+	known, err := s.strings(ctx, "SELECT DISTINCT platform FROM images WHERE image_id = ? AND platform > ''", id)
+	return len(known) == 0 || slices.ContainsFunc(known, func(p string) bool { return p == platform || strings.HasPrefix(p, platform+"/") }), err
+}
+
 // strings returns the first column of a query's rows.
 func (s *store) strings(ctx context.Context, query string, args ...any) ([]string, error) {
 	rows, err := s.query(ctx, query, args...)
+	return firstColumn(rows, err)
+}
+
+func (t *tx) strings(query string, args ...any) ([]string, error) {
+	rows, err := t.query(query, args...)
+	return firstColumn(rows, err)
+}
+
+func firstColumn(rows *sql.Rows, err error) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}

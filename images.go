@@ -318,13 +318,14 @@ func (c *cluster) imageTarget(ctx context.Context, in *incoming) (*engine, error
 		err = c.store.get(ctx, "SELECT p.node_id FROM pulls p JOIN nodes n ON n.id = p.node_id WHERE p.name = ? AND n.state = 'healthy' AND p.until_at >= CAST(strftime('%s','now') AS INTEGER)",
 			[]any{in.names[0]}, &node)
 	}
-	switch {
-	case err == nil && c.alive(node):
-		return c.nodes.get(node), nil
-	case err != nil && !errors.Is(err, errNotFound):
+	if err != nil && !errors.Is(err, errNotFound) {
 		return nil, err
 	}
-	return c.pick(ctx, &workload{kind: "image", name: in.ref, image: in.ref})
+	platform := requestedPlatform(in.call.query.Get("platform"))
+	if err == nil && platform == "" && c.alive(node) {
+		return c.nodes.get(node), nil
+	}
+	return c.pick(ctx, &workload{kind: "image", name: in.ref, image: in.ref, platform: platform, prefer: node})
 }
 
 // pick places what reserves no room, an image or a build, on a node that answers.

@@ -18,8 +18,10 @@ const transferStall = 5 * time.Minute
 
 // rightImage sees to it that the tag a create names means on the picked node what it
 // means in the cluster: a node that has another image of this name is brought the
-// right one first. A node that has none says so itself.
-func (c *cluster) rightImage(ctx context.Context, ref string, e *engine) error {
+// right one first. A node that has none says so itself, as it does of one that is not
+// for the platform that the create demands.
+func (c *cluster) rightImage(ctx context.Context, load *workload, e *engine) error {
+	ref := load.image
 	name := imageName(ref)
 	if name == "" {
 		return nil
@@ -34,6 +36,9 @@ func (c *cluster) rightImage(ctx context.Context, ref string, e *engine) error {
 		return nil
 	}
 	if err != nil {
+		return err
+	}
+	if fits, err := c.store.imageIsFor(ctx, means, load.platform); !fits || err != nil {
 		return err
 	}
 	f, err := c.lookUpImage(ctx, ref)
@@ -58,8 +63,12 @@ func (c *cluster) createWithImage(ctx context.Context, e *engine, header http.He
 	if err != nil {
 		return nil, err
 	}
+	fits, err := c.store.imageIsFor(ctx, f.id, load.platform)
+	if err != nil {
+		return nil, err
+	}
 	others := slices.ContainsFunc(c.sources(f), func(s *engine) bool { return s != e })
-	if !others || isDigestName(f.name) {
+	if !others || !fits || isDigestName(f.name) {
 		// Graph drivers forget repository digests in a copy: only a pull brings name@sha256:….
 		return missing, c.store.expectPull(ctx, imageName(load.image), e.id)
 	}

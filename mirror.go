@@ -64,6 +64,7 @@ func (ns *nodes) list(ctx context.Context, e *engine) error {
 	for _, id := range look {
 		e.marks.add(mark{"container", id})
 	}
+	e.marks.add(mark{"platforms", ""})
 	return nil
 }
 
@@ -112,7 +113,12 @@ func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
 		for _, id := range reread {
 			e.marks.add(mark{"container", id})
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return ns.readPlatforms(ctx, e)
+	case "platforms":
+		return ns.readPlatforms(ctx, e)
 	case "network":
 		// By list, not by inspect: the list entry is what is stored.
 		var found []json.RawMessage

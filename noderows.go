@@ -315,17 +315,34 @@ func (t *tx) putNodeLabels(id int64, f *nodeFacts, labels map[string]string) err
 	return t.coverLabels(id, labels)
 }
 
-// coverLabels writes the engine's labels that no label of the operator's covers,
-// and the limit that containerslots sets.
+// coverLabels writes the engine's labels that no label of the operator's covers, and
+// what labels set: the limit containerslots, the platforms that the node emulates.
 func (t *tx) coverLabels(id int64, labels map[string]string) error {
 	for k, v := range labels {
 		if _, err := t.exec("INSERT OR IGNORE INTO node_labels VALUES (?,?,?,'engine')", id, k, v); err != nil {
 			return err
 		}
 	}
-	_, err := t.exec(`UPDATE nodes SET slots = (SELECT CAST(value AS INTEGER) FROM node_labels
-		WHERE node_id = ?1 AND key = 'containerslots' AND value <> '' AND value NOT GLOB '*[^0-9]*') WHERE id = ?1`, id)
+	var os, architecture, emulated string
+	err := t.get(`SELECT os_type, architecture, coalesce((SELECT value FROM node_labels WHERE node_id = ?1 AND key = 'platforms'), '')
+		FROM nodes WHERE id = ?1`, []any{id}, &os, &architecture, &emulated)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`UPDATE nodes SET platforms = ?2, slots = (SELECT CAST(value AS INTEGER) FROM node_labels
+		WHERE node_id = ?1 AND key = 'containerslots' AND value <> '' AND value NOT GLOB '*[^0-9]*') WHERE id = ?1`,
+		id, jsonText(runnable(os, architecture, emulated)))
 	return err
+}
+
+// nodePlatforms lists what the nodes run, each set once: of thousand nodes most are alike.
+func (t *tx) nodePlatforms() ([]string, error) {
+	return t.strings(`
+		WITH RECURSIVE v (value) AS (
+			SELECT min(platforms) FROM nodes WHERE state <> 'removed'
+			UNION ALL
+			SELECT (SELECT min(platforms) FROM nodes WHERE state <> 'removed' AND platforms > v.value) FROM v WHERE v.value IS NOT NULL)
+		SELECT value FROM v WHERE value IS NOT NULL`)
 }
 
 // nodeHealthy opens a node for placement. back tells that it was lost and is there again.

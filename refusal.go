@@ -11,7 +11,7 @@ import (
 type noNodeError struct {
 	nodes  int
 	counts []refusal // most first
-	most   string    // how much of what was asked for could be had
+	most   string    // how much of what was asked for could be had, or what else can be done
 	// impossible: no node that qualifies has so much, so that waiting would not help
 	impossible bool
 	tied       string // where the workload would have to go, and why it cannot

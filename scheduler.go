@@ -24,6 +24,7 @@ type clause struct {
 	soft      bool   // only preferred
 	home      bool   // where it belongs: preferred above all that is soft
 	tie       string // what ties the workload to nodes: network demo_default
+	cure      string // what can be done, told when it refuses every node
 	nodes     []int64
 	sql       string
 	args      []any
@@ -43,6 +44,7 @@ var filters = []filter{
 	{"api", apiClauses},
 	{"dependency", dependencyClauses},
 	{"driver", driverClauses},
+	{"platform", platformClauses},
 	{"group", groupClauses},
 	{"image", imageClauses},
 	{"constraint", constraintClauses},
@@ -482,7 +484,9 @@ func (q *query) judge(t *tx, e *noNodeError) (all []judged, fitting int, err err
 	sort.SliceStable(e.counts, func(a, b int) bool { return e.counts[a].nodes > e.counts[b].nodes })
 	if fitting = len(refused[0]); fitting == 0 {
 		e.tied = q.tied(all)
-		e.most, e.impossible, err = q.most(t)
+		if e.most, e.impossible, err = q.most(t); e.most == "" && len(e.counts) == 1 {
+			e.most = e.counts[0].clause.cure
+		}
 	}
 	return all, fitting, err
 }

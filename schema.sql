@@ -41,6 +41,7 @@ CREATE TABLE nodes (
   operating_system  TEXT    NOT NULL DEFAULT '',
   os_type           TEXT    NOT NULL DEFAULT '',
   architecture      TEXT    NOT NULL DEFAULT '',
+  platforms         TEXT    NOT NULL DEFAULT '[]', -- what it runs, JSON: linux/amd64, linux/386, and those of its label platforms
   engine_version    TEXT    NOT NULL DEFAULT '',
   api_version       TEXT    NOT NULL DEFAULT '',   -- the highest the engine speaks
   min_api_version   TEXT    NOT NULL DEFAULT '',   -- the lowest
@@ -60,6 +61,7 @@ CREATE TABLE nodes (
 ) STRICT;
 CREATE INDEX nodes_by_engine_id ON nodes (engine_id);
 CREATE INDEX nodes_by_name ON nodes (name);
+CREATE INDEX nodes_by_platforms ON nodes (platforms) WHERE state <> 'removed';
 
 CREATE TABLE node_info (
   /* What engines say of themselves, whole. Apart from nodes, whose rows are written
@@ -234,10 +236,11 @@ CREATE TABLE images (
   created_at INTEGER NOT NULL,                 -- unix seconds
   size_bytes INTEGER NOT NULL DEFAULT 0,
   dangling   INTEGER NOT NULL DEFAULT 0 CHECK (dangling IN (0, 1)), -- 1: has no tag
+  platform   TEXT,                             -- linux/amd64; '' = it does not say, NULL = not asked yet
   summary    TEXT    NOT NULL,                 -- the engine's own list entry, JSON
   PRIMARY KEY (node_id, image_id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX images_by_id ON images (image_id);
+CREATE INDEX images_by_id ON images (image_id, platform);
 
 CREATE TABLE image_names (
   /* What images are called on each node: docker.io/library/busybox:latest, or name@sha256:…. */
@@ -246,7 +249,7 @@ CREATE TABLE image_names (
   image_id TEXT    NOT NULL,
   PRIMARY KEY (node_id, name)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX image_names_by_name ON image_names (name, node_id);
+CREATE INDEX image_names_by_name ON image_names (name, image_id, node_id);
 
 CREATE TABLE image_copies (
   /* Copies that have another ID than what they were copied from: the image stores of the two
@@ -478,7 +481,7 @@ END;
 CREATE VIEW node_load AS
   /* What the scheduler selects from: each node with its room, overcommit included. */
   SELECT n.id, n.name, n.address, n.engine_id, n.state, n.availability, n.answers, n.confirmed, n.failures,
-         n.containers, n.slots, n.os_type, n.architecture, n.api_version, n.min_api_version,
+         n.containers, n.slots, n.os_type, n.architecture, n.platforms, n.api_version, n.min_api_version,
          CAST(n.cpus * 1000000000 * (1 + m.overcommit) AS INTEGER) AS nano_cpus,
          n.used_nano_cpus,
          CAST(n.memory_bytes * (1 + m.overcommit) AS INTEGER) AS memory_bytes,

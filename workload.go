@@ -28,6 +28,7 @@ type workload struct {
 	volumes          []string // names
 	containers       []string // that it must be beside: --link, --volumes-from, --network container:…
 	runtime          string
+	platform         string // linux/arm64, or only linux, as the request demands
 	driver           string // of a network or volume
 	swarm            bool   // a network that all nodes of a swarm share
 	group            string // label=value of the group it belongs to
@@ -66,6 +67,7 @@ type shape struct {
 	MemoryBytes int64             `json:"memory_bytes,omitempty"`
 	NanoCPUs    int64             `json:"nano_cpus,omitempty"`
 	Networks    []string          `json:"networks,omitempty"`
+	Platform    string            `json:"platform,omitempty"`
 	Ports       []string          `json:"ports,omitempty"`
 	Runtime     string            `json:"runtime,omitempty"`
 	Swarm       bool              `json:"swarm,omitempty"`
@@ -78,7 +80,7 @@ const shapeLabelBytes = 4 << 10
 
 func (w *workload) shape() *shape {
 	s := &shape{API: w.version.String(), NanoCPUs: w.nanoCPUs, MemoryBytes: w.memory, Networks: w.networks, Volumes: w.volumes, Beside: w.containers,
-		Runtime: w.runtime, Driver: w.driver, Swarm: w.swarm, Group: w.group, Labels: map[string]string{},
+		Runtime: w.runtime, Platform: w.platform, Driver: w.driver, Swarm: w.swarm, Group: w.group, Labels: map[string]string{},
 		Constraints: exprTexts(w.constraints), Affinities: exprTexts(w.affinities), Whitelists: exprTexts(w.whitelists)}
 	for _, p := range w.ports {
 		s.Ports = append(s.Ports, p.String())
@@ -105,7 +107,7 @@ func exprTexts(exprs []expr) (texts []string) {
 // workload is the request again, but for its kind, name and image.
 func (s *shape) workload() (*workload, error) {
 	w := &workload{nanoCPUs: s.NanoCPUs, memory: s.MemoryBytes, networks: s.Networks, volumes: s.Volumes, containers: s.Beside,
-		runtime: s.Runtime, driver: s.Driver, swarm: s.Swarm, group: s.Group, labels: map[string]string{}}
+		runtime: s.Runtime, platform: s.Platform, driver: s.Driver, swarm: s.Swarm, group: s.Group, labels: map[string]string{}}
 	maps.Copy(w.labels, s.Labels)
 	if key, value, ok := strings.Cut(s.Group, "="); ok {
 		w.labels[key] = value // may be one that there was no room for

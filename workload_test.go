@@ -20,6 +20,7 @@ func TestShapeHoldsTheWholeRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.group, w.driver, w.swarm = "com.docker.compose.project=shop", "overlay", true // of networks
+	w.platform = "linux/arm64"                                                      // a parameter of the request
 	var s shape
 	if err := json.Unmarshal([]byte(jsonText(w.shape())), &s); err != nil {
 		t.Fatal(err)
