@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -47,6 +48,11 @@ type handler func(c *cluster, w http.ResponseWriter, r *http.Request, call *call
 type located struct {
 	id, name, ref string
 	*engine
+}
+
+// reader reads rows for a request.
+func (c *cluster) reader(ctx context.Context) queryFunc {
+	return func(query string, args ...any) (*sql.Rows, error) { return c.store.query(ctx, query, args...) }
 }
 
 // container finds a container as Docker does: by ID, name, node/name, or unique

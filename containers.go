@@ -280,7 +280,7 @@ func containerCreate(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 	if err != nil {
 		return err
 	}
-	if data, err = c.cutNodes(r.Context(), load, data); err != nil {
+	if data, err = cutNodes(c.reader(r.Context()), load, data); err != nil {
 		return err
 	}
 	if load.policy == policyMove {

@@ -23,7 +23,7 @@ import (
 type createFlags struct {
 	body  createRequest
 	query url.Values
-	own   []string // flags of the command itself: -db, -json, -h
+	own   []string // flags of the command itself: -db FILE, -json, …
 }
 
 // createRequest is the body of a create, in the API's spelling.
@@ -109,9 +109,10 @@ var readFlags = map[string]func(c *createFlags, value string) error{
 }
 
 // parse reads args up to the image, as pflag does: --name value, --name=value,
-// -it, -p80:80. What follows the image is the container's command. -h alone asks
-// for help; elsewhere it is docker's host name.
-func (c *createFlags) parse(args []string) error {
+// -it, -p80:80. What follows the image is the container's command. own are the
+// command's own flags, and whether they take a value: with one dash or two, they are
+// collected. -h alone asks for help; elsewhere it is docker's host name.
+func (c *createFlags) parse(args []string, own map[string]bool) error {
 	c.query = url.Values{}
 	if len(args) == 1 && args[0] == "-h" {
 		c.own = args
@@ -119,14 +120,15 @@ func (c *createFlags) parse(args []string) error {
 	}
 	for len(args) > 0 {
 		arg := args[0]
-		name, _, valued := strings.Cut(arg, "=")
+		name, _, valued := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
+		takes, mine := own[name]
 		switch {
-		case slices.Contains([]string{"-json", "--json", "-help", "--help"}, name),
-			valued && (name == "-db" || name == "--db"):
-			c.own, args = append(c.own, arg), args[1:]
-			continue
-		case len(args) > 1 && (name == "-db" || name == "--db"):
-			c.own, args = append(c.own, args[:2]...), args[2:]
+		case mine && arg[0] == '-':
+			n := 1
+			if takes && !valued {
+				n = min(2, len(args)) // what is missing is told when the command reads its flags
+			}
+			c.own, args = append(c.own, args[:n]...), args[n:]
 			continue
 		case arg == "--":
 			args = args[1:]

@@ -33,7 +33,7 @@ Flags of its own:
 // explainCommand prints what the scheduler thinks of each node for one create.
 func explainCommand(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) error {
 	var flags createFlags
-	wrong := flags.parse(args)
+	wrong := flags.parse(args, map[string]bool{"db": true, "json": false, "help": false})
 	fs := flag.NewFlagSet("swarmlite explain", flag.ContinueOnError)
 	path := dbFlag(fs)
 	asJSON := fs.Bool("json", false, "print JSON")
@@ -43,7 +43,7 @@ func explainCommand(ctx context.Context, args []string, _ io.Reader, stdout, std
 	if wrong != nil {
 		return fmt.Errorf("explain: %w; swarmlite explain -h tells more", wrong)
 	}
-	w, _, err := readCreate([]byte(jsonText(flags.body)), &call{query: flags.query})
+	w, data, err := readCreate([]byte(jsonText(flags.body)), &call{query: flags.query})
 	if err != nil {
 		return fmt.Errorf("explain: %w", err)
 	}
@@ -56,6 +56,9 @@ func explainCommand(ctx context.Context, args []string, _ io.Reader, stdout, std
 	err = readTx(ctx, db, func(t *tx) error {
 		sc, err := t.managersScheduler()
 		if err != nil {
+			return err
+		}
+		if _, err := cutNodes(t.query, w, data); err != nil {
 			return err
 		}
 		x, err = sc.explain(t, w)

@@ -117,6 +117,36 @@ spread would choose node-2: 2 of 3 fit
 	}
 }
 
+// node/name names what several nodes have, as in a create.
+func TestExplainResolvesNodeSlashName(t *testing.T) {
+	t.Parallel()
+	_, path := clusterFile(t, standardCluster+`;
+		INSERT INTO volumes (node_id, name, driver, scope, created_at, summary) VALUES (1, 'data', 'local', 'local', '2026-01-01', '{}'), (2, 'data', 'local', 'local', '2026-01-02', '{}');
+		INSERT INTO networks (node_id, network_id, name, driver, scope, created_at, summary) VALUES (1, 'aa', 'front', 'bridge', 'local', '', '{}'), (3, 'bb', 'front', 'bridge', 'local', '', '{}');
+		INSERT INTO containers (node_id, container_id, name, image, state, created_at, summary) VALUES (2, 'cc', 'db', '', 'running', 1, '{}')`)
+	for _, c := range []struct{ flags, want string }{
+		{"-v data:/data", "node-1"}, // the oldest
+		{"-v node-2/data:/data", "node-2"},
+		{"--mount src=node-2/data,dst=/data", "node-2"},
+		{"--network node-3/front", "node-3"},
+		{"--network container:node-2/db", "node-2"},
+		{"--link node-2/db:db --json", `"node":"node-2"`},
+		{"--volumes-from node-2/db:ro", "node-2"},
+	} {
+		got, err := swarmlite(t, append(append([]string{"explain", "--db", path}, strings.Fields(c.flags)...), "nginx")...)
+		if !strings.Contains(c.want, `"`) {
+			c.want = "spread would choose " + c.want
+		}
+		if err != nil || !strings.Contains(got, c.want) {
+			t.Errorf("explain %s: %v\n%s\nwant %s", c.flags, err, got, c.want)
+		}
+	}
+	_, err := swarmlite(t, "explain", "--db", path, "-v", "node-3/data:/data", "nginx")
+	if err == nil || !strings.HasPrefix(err.Error(), "no node fits: volume data is on node-1, which fails constraint node==node-3, and on node-2") {
+		t.Errorf("explain of a volume that the node does not have: %v", err)
+	}
+}
+
 func TestExplainCommandRefusals(t *testing.T) {
 	t.Parallel()
 	_, path := clusterFile(t, explainCluster)
@@ -159,7 +189,7 @@ func TestCreateFlagsReadAsDockerDoes(t *testing.T) {
 	} {
 		args := strings.Fields(c.line)
 		var f createFlags
-		if err := f.parse(args); err != nil {
+		if err := f.parse(args, nil); err != nil {
 			t.Errorf("%s: %v", c.line, err)
 			continue
 		}
@@ -197,7 +227,7 @@ func TestCreateFlagsKnowsEveryFlagOfTheCLI(t *testing.T) {
 			if !value {
 				args = []string{fields[0], "image"}
 			}
-			err := f.parse(args)
+			err := f.parse(args, nil)
 			if err != nil && !strings.HasPrefix(err.Error(), "invalid argument") || err == nil && f.body.Image != "image" {
 				t.Errorf("docker %s %s: %v, image %q", command, fields[0], err, f.body.Image)
 			}

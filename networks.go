@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,7 +26,7 @@ type network struct {
 // words; extra is told behind them.
 func (c *cluster) network(ctx context.Context, ref, scope, extra string) (*network, error) {
 	find := func() ([]networkPlace, string, error) {
-		places, by, err := findNetworks(func(q string, args ...any) (*sql.Rows, error) { return c.store.query(ctx, q, args...) }, ref)
+		places, by, err := findNetworks(c.reader(ctx), ref)
 		if scope != "" {
 			places = slices.DeleteFunc(places, func(p networkPlace) bool { return p.scope != scope })
 		}
@@ -410,7 +409,7 @@ func (c *cluster) networkChange(w http.ResponseWriter, r *http.Request, call *ca
 // networkAt is the ID that ref's network has on the node of a container.
 func (c *cluster) networkAt(ctx context.Context, ref string, at *located) (id string, err error) {
 	find := func() ([]networkPlace, string, error) {
-		return findNetworks(func(q string, args ...any) (*sql.Rows, error) { return c.store.query(ctx, q, args...) }, ref)
+		return findNetworks(c.reader(ctx), ref)
 	}
 	places, by, err := find()
 	if err == nil && len(places) == 0 {

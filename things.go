@@ -28,7 +28,7 @@ func (c *cluster) readThing(ctx context.Context, load *workload, data []byte) ([
 			return nil, errorf(http.StatusBadRequest, "%v", err)
 		}
 	}
-	node, name, ok, err := c.cutNode(ctx, load.name)
+	node, name, ok, err := cutNode(c.reader(ctx), load.name)
 	if err != nil || !ok {
 		return data, err
 	}
@@ -42,16 +42,20 @@ func (c *cluster) readThing(ctx context.Context, load *workload, data []byte) ([
 }
 
 // cutNode splits node/name if its first part is the name of a node.
-func (c *cluster) cutNode(ctx context.Context, ref string) (node, name string, ok bool, err error) {
+func cutNode(query queryFunc, ref string) (node, name string, ok bool, err error) {
 	node, name, ok = strings.Cut(ref, "/")
 	if !ok || node == "" || name == "" {
 		return "", ref, false, nil
 	}
-	err = c.store.get(ctx, "SELECT 1 FROM nodes WHERE name = ? AND state <> 'removed'", []any{node}, new(int))
-	if errors.Is(err, errNotFound) {
-		return "", ref, false, nil
+	rows, err := query("SELECT 1 FROM nodes WHERE name = ? AND state <> 'removed'", node)
+	if err != nil {
+		return "", ref, false, err
 	}
-	return node, name, err == nil, err
+	defer rows.Close()
+	if !rows.Next() {
+		return "", ref, false, rows.Err()
+	}
+	return node, name, true, nil
 }
 
 // detached does work that goes on though the client leaves, as engines finish what they began.

@@ -246,14 +246,14 @@ func volumeList(c *cluster, w http.ResponseWriter, r *http.Request, call *call) 
 
 // cutNodes resolves node/name in the mounts, networks and container references of
 // a create: the container goes to that node, whose engine knows the plain name.
-func (c *cluster) cutNodes(ctx context.Context, load *workload, data []byte) ([]byte, error) {
+func cutNodes(query queryFunc, load *workload, data []byte) ([]byte, error) {
 	if !slices.ContainsFunc(slices.Concat(load.volumes, load.networks, load.containers), func(ref string) bool { return strings.Contains(ref, "/") }) {
 		return data, nil
 	}
 	cut := map[string]string{} // node/name: name
 	for _, refs := range [][]string{load.volumes, load.networks, load.containers} {
 		for i, ref := range refs {
-			node, name, ok, err := c.cutNode(ctx, ref)
+			node, name, ok, err := cutNode(query, ref)
 			if err != nil {
 				return nil, err
 			}
