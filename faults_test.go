@@ -29,7 +29,14 @@ type front struct {
 func newFront(t testing.TB, fakes ...*fakeEngine) *front {
 	t.Helper()
 	f := startFront(t, filepath.Join(t.TempDir(), "swarmlite.db"), fakes...)
-	eventually(t, 10*time.Second, func() error {
+	f.settled(t)
+	return f
+}
+
+// settled waits until every engine is healthy, or has been found not to be.
+func (f *front) settled(t testing.TB) {
+	t.Helper()
+	eventually(t, 30*time.Second, func() error {
 		for _, e := range f.nodes.all() {
 			if !e.healthy.Load() && e.trouble.Load() == nil {
 				return fmt.Errorf("node %s is not healthy", e.nodeName())
@@ -37,7 +44,6 @@ func newFront(t testing.TB, fakes ...*fakeEngine) *front {
 		}
 		return nil
 	})
-	return f
 }
 
 // startFront is newFront with a database of its own choice, and without the wait.
@@ -50,6 +56,21 @@ func startFront(t testing.TB, db string, fakes ...*fakeEngine) *front {
 	f := startFrontOver(t, db, addrs, func(*nodes) {})
 	f.fakes = fakes
 	return f
+}
+
+// newRelayedFront is newFront with a relay before each engine.
+func newRelayedFront(t testing.TB, fakes ...*fakeEngine) (*front, []*chaosRelay) {
+	t.Helper()
+	var relays []*chaosRelay
+	var addrs []string
+	for _, e := range fakes {
+		r := newChaosRelay(t, e.addr())
+		relays, addrs = append(relays, r), append(addrs, "tcp://"+r.addr())
+	}
+	f := startFrontOver(t, filepath.Join(t.TempDir(), "swarmlite.db"), addrs, func(*nodes) {})
+	f.fakes = fakes
+	f.settled(t)
+	return f, relays
 }
 
 // startFrontOver is startFront with addresses of its own choice, and nodes that are set

@@ -95,12 +95,15 @@ func readLine(in *bufio.Reader) (line []byte, err error) {
 
 // apply owes a read for each thing that events say has changed, then stores the
 // events. In this order a client that hears of an event and lists, waits for the read.
-func (ns *nodes) apply(ctx context.Context, e *engine, batch []engineEvent) error {
-	return ns.store.putEvents(ctx, e.id, e.nodeName(), batch, func(ev engineEvent) {
+// It returns how many were not known.
+func (ns *nodes) apply(ctx context.Context, e *engine, batch []engineEvent) (fresh int, err error) {
+	err = ns.store.putEvents(ctx, e.id, e.nodeName(), batch, func(ev engineEvent) {
+		fresh++
 		for _, k := range eventMarks(ev) {
 			e.marks.add(k)
 		}
 	})
+	return fresh, err
 }
 
 // eventMarks tells what an event asks to read again. Execs, attach, top and copies

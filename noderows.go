@@ -348,9 +348,13 @@ func (t *tx) nodePlatforms() ([]string, error) {
 // nodeHealthy opens a node for placement. back tells that it was lost and is there again.
 func (s *store) nodeHealthy(ctx context.Context, id int64, back bool) error {
 	return s.write(ctx, func(t *tx) error {
+		var old string
+		if err := t.get("SELECT state FROM nodes WHERE id = ?", []any{id}, &old); err != nil {
+			return err
+		}
 		_, err := t.exec(`UPDATE nodes SET state = 'healthy', state_at = CASE state WHEN 'healthy' THEN state_at ELSE strftime('%s','now') END,
 			step = '', answers = 1 WHERE id = ?`, id)
-		if err != nil {
+		if err != nil || old == "healthy" {
 			return err
 		}
 		if back {

@@ -21,7 +21,9 @@ const (
 	lastRetry    = 5 * time.Second  // a node that comes back is healthy within 6 s
 	flapRetry    = 30 * time.Second // of a node whose connections keep ending young
 	youngAge     = 30 * time.Second
-	eventOverlap = 5 * time.Second // events are asked from this long before the list: see follow
+	eventOverlap = 5 * time.Second  // events are asked from this long before the list: see follow
+	eventsQuiet  = 30 * time.Second // a stream that told nothing for this long may be dead: see missed
+	steadyStream = 10 * time.Second // one that ends after this long is opened again at once
 )
 
 // nodes is the set of engines: connections and their cancel functions. What is
@@ -216,14 +218,20 @@ func (ns *nodes) settle(ctx context.Context) bool {
 }
 
 // watch keeps one node's rows true until ctx ends: connect, list, follow, and
-// again with a growing, jittered pause.
+// again with a growing, jittered pause. The end of the event stream alone says
+// nothing of the engine: what stands between may have cut it. So the node stays
+// healthy if the next session begins at once.
 func (ns *nodes) watch(ctx context.Context, e *engine) {
 	pause, young := firstRetry, 0
 	for {
 		began := monotonic()
 		err := ns.session(ctx, e)
+		if errors.Is(err, errStreamEnded) && time.Duration(monotonic()-began) >= steadyStream && ctx.Err() == nil {
+			ns.log.Info("events cut, asked for again", "node", e.nodeName(), "err", err)
+			continue
+		}
 		msg := err.Error()
-		wasHealthy := errors.As(err, new(*lostError))
+		wasHealthy := e.healthy.Load()
 		if wasHealthy || e.trouble.Load() == nil {
 			e.since.Store(time.Now().Unix())
 		}
@@ -287,10 +295,8 @@ type stepError struct {
 func (e *stepError) Error() string { return e.step + ": " + e.err.Error() }
 func (e *stepError) Unwrap() error { return e.err }
 
-// lostError ends a session that was healthy.
-type lostError struct{ *stepError }
-
-func (e *lostError) Unwrap() error { return e.stepError }
+// errStreamEnded is the end of an event stream, which says nothing of the engine.
+var errStreamEnded = errors.New("the connection ended")
 
 // duplicateError is an engine whose ID another healthy node has.
 type duplicateError struct{ id, other, otherAddr string }
@@ -335,15 +341,17 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 	}
 	e.trouble.Store(nil)
 	e.timeouts.Store(0)
-	lost := make(chan struct{})
-	e.lost.Store(&lost)
+	if !e.healthy.Load() {
+		lost := make(chan struct{})
+		e.lost.Store(&lost)
+	}
 	e.healthy.Store(true) // before the row: a create that picks the node must find it so
 	if err := ns.store.nodeHealthy(ctx, e.id, seq.back); err != nil {
 		return &stepError{"write node", err}
 	}
 	e.noteTried()
 	ns.log.Info("node healthy", "node", e.nodeName(), "addr", e.addr, "engine", facts.version.Version, "api", facts.api.String())
-	return &lostError{ns.follow(ctx, e, stream)}
+	return ns.follow(ctx, e, stream, facts.clock)
 }
 
 // subscribe opens the event stream. since lies before the list that follows: an
@@ -364,9 +372,42 @@ func (ns *nodes) subscribe(ctx context.Context, e *engine, since time.Time) (io.
 	return resp.Body, nil
 }
 
+// missed asks for the engine's events since the last that the stream told (unix
+// nanoseconds of its clock), up to a moment ago, and applies them. If there are any
+// the stream is dead, though the connection looks alive: where something between
+// has forgotten it, nobody tells.
+func (ns *nodes) missed(ctx context.Context, e *engine, last int64, now time.Time) (n int, err error) {
+	until := now.Add(-eventOverlap).UnixNano()
+	if last >= until {
+		return 0, nil
+	}
+	seconds := func(nano int64) string { return fmt.Sprintf("%d.%09d", nano/second, nano%second) }
+	body, err := e.get(ctx, "/events", "since="+seconds(last+1)+"&until="+seconds(until))
+	if err != nil {
+		return 0, err
+	}
+	defer body.Close()
+	events, ended := make(chan []engineEvent), make(chan error, 1)
+	go func() { ended <- readEvents(ctx, body, events) }()
+	for {
+		select {
+		case batch := <-events:
+			fresh, err := ns.apply(ctx, e, batch)
+			if n += fresh; err != nil {
+				return n, err
+			}
+		case err := <-ended:
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return n, err
+		}
+	}
+}
+
 // follow applies events, lists the node again each minute and pings it when it
 // is quiet, until one of them fails.
-func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader) *stepError {
+func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock time.Time) *stepError {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := make(chan []engineEvent)
@@ -379,17 +420,17 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader) *stepE
 	defer again.Stop()
 	settle := time.NewTicker(graceUnknown / 2)
 	defer settle.Stop()
+	opened := monotonic()
+	looked, last := opened, clock.UnixNano() // when the stream last told something, and the engine's time of that
 	for {
 		select {
 		case batch := <-events:
-			if err := ns.apply(ctx, e, batch); err != nil {
+			looked, last = monotonic(), max(last, batch[len(batch)-1].TimeNano)
+			if _, err := ns.apply(ctx, e, batch); err != nil {
 				return &stepError{"write events", err}
 			}
 		case err := <-broken:
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				err = errors.New("the engine closed the connection")
-			}
-			return &stepError{"events", err}
+			return &stepError{"events", fmt.Errorf("%w: %w", errStreamEnded, err)}
 		case <-e.suspect:
 			if e.timeouts.Load() >= slowAnswers {
 				return &stepError{"calls", fmt.Errorf("%d calls in a row had no answer in time", slowAnswers)}
@@ -401,6 +442,16 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader) *stepE
 				return &stepError{"write node", err}
 			}
 		case <-probe.C:
+			if time.Duration(monotonic()-looked) > eventsQuiet {
+				looked = monotonic()
+				missed, err := ns.missed(ctx, e, last, clock.Add(time.Duration(looked-opened)))
+				if err == nil && missed > 0 {
+					return &stepError{"events", fmt.Errorf("%w without a word: it did not tell %d events", errStreamEnded, missed)}
+				}
+				if err != nil { // whether the engine lives is the ping's to say
+					ns.log.Warn("events not compared", "node", e.nodeName(), "err", err)
+				}
+			}
 			if e.quietFor() < probeEvery/2 {
 				continue
 			}
