@@ -20,7 +20,7 @@ func addresses(engines ...*fakeEngine) (list []string) {
 // awaitStates waits until the nodes that are not removed are in these states.
 func (f *front) awaitStates(t testing.TB, want string) {
 	t.Helper()
-	eventually(t, 15*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if got := f.rows(t, "SELECT group_concat(name || '=' || state, ' ') FROM (SELECT * FROM nodes WHERE state <> 'removed' ORDER BY name)"); got != want {
 			return fmt.Errorf("nodes are %q, want %q", got, want)
 		}

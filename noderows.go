@@ -172,7 +172,7 @@ type upNode struct {
 }
 
 // nodeUp writes what an engine says of itself. It returns a *duplicateError if a
-// healthy node has the same engine ID.
+// node that is healthy, or is about to be, has the same engine ID.
 func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, err error) {
 	err = s.write(ctx, func(t *tx) error {
 		up = upNode{}
@@ -184,7 +184,7 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 		case errors.Is(err, errNotFound):
 		case err != nil:
 			return err
-		case otherState == "healthy":
+		case otherState == "healthy" || otherState == "pending":
 			return &duplicateError{f.info.ID, otherName, otherAddr}
 		default:
 			// The host has moved here from an address that does not answer: its containers are listed once.
@@ -345,14 +345,26 @@ func (t *tx) nodePlatforms() ([]string, error) {
 		SELECT value FROM v WHERE value IS NOT NULL`)
 }
 
-// nodeHealthy opens a node for placement. back tells that it was lost and is there again.
-func (s *store) nodeHealthy(ctx context.Context, id int64, back bool) error {
-	return s.write(ctx, func(t *tx) error {
-		var old string
-		if err := t.get("SELECT state FROM nodes WHERE id = ?", []any{id}, &old); err != nil {
+// nodeHealthy opens a node for placement. back tells that it was lost and is there
+// again. It returns a *duplicateError, and drops what was listed, if its engine ID has
+// become another node's since nodeUp.
+func (s *store) nodeHealthy(ctx context.Context, id int64, engineID string, back bool) error {
+	var dup *duplicateError
+	err := s.write(ctx, func(t *tx) error {
+		var old, other, otherAddr string
+		var own bool
+		dup = nil
+		err := t.get("SELECT state, engine_id IS ?2 FROM nodes WHERE id = ?1", []any{id, bounded(engineID)}, &old, &own)
+		if err == nil && !own {
+			if err = t.get("SELECT name, address FROM nodes WHERE engine_id = ?", []any{bounded(engineID)}, &other, &otherAddr); err == nil {
+				dup = &duplicateError{engineID, other, otherAddr}
+				return t.dropMirror(id)
+			}
+		}
+		if err != nil {
 			return err
 		}
-		_, err := t.exec(`UPDATE nodes SET state = 'healthy', state_at = CASE state WHEN 'healthy' THEN state_at ELSE strftime('%s','now') END,
+		_, err = t.exec(`UPDATE nodes SET state = 'healthy', state_at = CASE state WHEN 'healthy' THEN state_at ELSE strftime('%s','now') END,
 			step = '', answers = 1 WHERE id = ?`, id)
 		if err != nil || old == "healthy" {
 			return err
@@ -362,6 +374,10 @@ func (s *store) nodeHealthy(ctx context.Context, id int64, back bool) error {
 		}
 		return t.managerEvent(id, "engine_connect")
 	})
+	if err == nil && dup != nil {
+		return dup
+	}
+	return err
 }
 
 // nodeCalm forgets earlier failures of a node that has been well for a while.

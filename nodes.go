@@ -346,7 +346,7 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 		e.lost.Store(&lost)
 	}
 	e.healthy.Store(true) // before the row: a create that picks the node must find it so
-	if err := ns.store.nodeHealthy(ctx, e.id, seq.back); err != nil {
+	if err := ns.store.nodeHealthy(ctx, e.id, facts.info.ID, seq.back); err != nil {
 		return &stepError{"write node", err}
 	}
 	e.noteTried()

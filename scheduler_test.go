@@ -336,7 +336,7 @@ func TestConstraintsSeeWhatAnEngineSaysOfItself(t *testing.T) {
 		if len(up.warnings) != 3 {
 			t.Errorf("warnings %q, want one each for ostype, node and nonsense", up.warnings)
 		}
-		if err := st.nodeHealthy(t.Context(), id, false); err != nil {
+		if err := st.nodeHealthy(t.Context(), id, "ID-"+name, false); err != nil {
 			t.Fatal(err)
 		}
 	}
