@@ -81,7 +81,7 @@ var layers = []struct{ why, files string }{
 	{"what handlers work on, and how a container is found", "cluster"},
 	{"where things go: filters, strategies, groups, refusals", "scheduler workload filters groups strategyfile refusal waiting"},
 	{"one request to one engine, streams, published ports", "proxy hijack portrelay"},
-	{"what engines have, kept as rows: lists, events, health, creates without an answer", "nodes nodefacts nodeevents mirror reservations containerrows imagerows networkrows noderows"},
+	{"what engines have, kept as rows: lists, events, health, creates without an answer", "nodes nodeline nodefile nodefacts nodeevents mirror reservations containerrows imagerows networkrows noderows"},
 	{"the live connection to the daemon on a node", "engine upstream marks ssh"},
 	{"which engines there are, and who they are", "tls discovery"},
 	{"questions to a database by people", "sqlcommand"},

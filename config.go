@@ -59,7 +59,8 @@ Usage:
   swarmlite version                 print the version
 
 ADDRESS is tcp://host:port, host:port, unix:///path, or ssh://user@host:port/socket;
-host[1:9]:2375 is a range.
+host[1:9]:2375 is a range. Options may follow it: name=NAME, label=KEY:VALUE,
+tls=DIR (ca.pem, cert.pem, key.pem) or tls=off, skip-verify.
 With no address and no -nodes file it is the local engine: DOCKER_HOST, else
 unix:///var/run/docker.sock.
 
@@ -72,7 +73,7 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs := flag.NewFlagSet("swarmlite", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Var((*stringList)(&c.hosts), "host", "where to listen: `ADDR` is tcp://host:port or unix:///path; repeatable, -H for short\n(default tcp://127.0.0.1:2375, or tcp://:2376 with -tlsverify)")
-	fs.StringVar(&c.nodes, "nodes", "", "`FILE` with one engine address a line, # comments; read again when it changes")
+	fs.StringVar(&c.nodes, "nodes", "", "`FILE` with one engine address a line and its options, # comments;\nread again when it changes")
 	fs.StringVar(&c.sshConfig, "ssh-config", "", "`FILE` for ssh to nodes with an ssh:// address, instead of ~/.ssh/config")
 	fs.StringVar(&c.db, "db", "swarmlite.db", "the SQLite `FILE` that holds all state; one manager a file")
 	fs.StringVar(&c.strategy, "strategy", "spread", "`NAME` of the order among nodes that fit: spread, binpack, random,\nor a file that ends in .sql: one SELECT of node and score, lowest first")
@@ -236,21 +237,17 @@ func (c *config) listenAddresses(log *slog.Logger) ([]string, error) {
 	return list, nil
 }
 
-// engineAddresses are the nodes of the command line and of the file, in canonical form.
-func (c *config) engineAddresses(getenv func(string) string, listening []string) (fixed, fromFile []string, err error) {
+// engines are the nodes of the command line and of the file.
+func (c *config) engines(getenv func(string) string, listening []string) (fixed, fromFile []nodeLine, err error) {
 	given := c.addresses
 	if len(given) == 0 && c.nodes == "" {
 		given = []string{localAddress(getenv)}
-		if addrs, err := parseNodes(given[0], c.engineTLSVerify); err == nil && slices.Contains(listening, addrs[0]) {
+		if l, err := parseNodes(given, c.engineTLSVerify); err == nil && slices.Contains(listening, l[0].address) {
 			return nil, nil, fmt.Errorf("DOCKER_HOST (%s) is where swarmlite itself is to listen: unset it, or name the engines", given[0])
 		}
 	}
-	for _, a := range given {
-		addrs, err := parseNodes(a, c.engineTLSVerify)
-		if err != nil {
-			return nil, nil, err
-		}
-		fixed = append(fixed, addrs...)
+	if fixed, err = parseNodes(given, c.engineTLSVerify); err != nil {
+		return nil, nil, err
 	}
 	if c.nodes != "" {
 		if fromFile, err = readNodeFile(c.nodes, c.engineTLSVerify); err != nil {
@@ -258,15 +255,4 @@ func (c *config) engineAddresses(getenv func(string) string, listening []string)
 		}
 	}
 	return fixed, fromFile, nil
-}
-
-// union is both lists, doubles dropped.
-func union(a, b []string) []string {
-	var out []string
-	for _, s := range slices.Concat(a, b) {
-		if !slices.Contains(out, s) {
-			out = append(out, s)
-		}
-	}
-	return out
 }

@@ -1,31 +1,23 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
 const (
-	maxAddresses     = 10000   // of one range, and of one node file
-	maxAddressBytes  = 512     // as written, with its ranges
-	maxNodeFileBytes = 1 << 20 // a node file is typed by people; more is the wrong file
-	maxSocketPath    = 107     // sun_path, less its closing NUL
-	nodeFileInterval = time.Second
-	engineSock       = "/var/run/docker.sock" // on an ssh host whose address names no other
+	maxAddresses    = 10000                  // of one range, and of one node file
+	maxAddressBytes = 512                    // as written, with its ranges
+	maxSocketPath   = 107                    // sun_path, less its closing NUL
+	engineSock      = "/var/run/docker.sock" // on an ssh host whose address names no other
 )
 
 // parseAddress reads the address of one engine: tcp://host:port, host:port, host,
@@ -38,21 +30,6 @@ func parseAddress(s string, secure bool) (string, error) {
 		return "", fmt.Errorf("%q: %w", s, err)
 	}
 	return address, nil
-}
-
-// parseNodes reads one entry of the command line or of a node file: an address,
-// or a range of addresses.
-func parseNodes(s string, secure bool) ([]string, error) {
-	addresses, err := expandRange(s)
-	if err != nil {
-		return nil, err
-	}
-	for i, a := range addresses {
-		if addresses[i], err = parseAddress(a, secure); err != nil {
-			return nil, err
-		}
-	}
-	return addresses, nil
 }
 
 // defaultPort is the port Docker registered: 2375, and 2376 for TLS.
@@ -212,9 +189,6 @@ func readHost(s string) (string, error) {
 	return s, nil
 }
 
-// commentPattern finds a comment: # at the start of a line or behind a blank.
-var commentPattern = regexp.MustCompile(`(^|[ \t])#.*`)
-
 // rangePattern finds [1:9]. An IPv6 address never looks so: between brackets it
 // has two colons at least.
 var rangePattern = regexp.MustCompile(`\[([0-9]{1,9}):([0-9]{1,9})\]`)
@@ -257,124 +231,6 @@ func expandRange(s string) ([]string, error) {
 		}
 	}
 	return addresses, nil
-}
-
-// readNodeFile returns the addresses in the file at path, each once, in their
-// order. An error names the file and, where there is one, the line.
-func readNodeFile(path string, secure bool) ([]string, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("node file: %w", err)
-	}
-	// A pipe would block here until somebody writes to it.
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("node file: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxNodeFileBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("node file: %w", err)
-	}
-	if len(text) > maxNodeFileBytes {
-		return nil, fmt.Errorf("%s: larger than %d bytes, expected one engine address a line", path, maxNodeFileBytes)
-	}
-	return parseNodeFile(path, text, secure)
-}
-
-// parseNodeFile reads one address or range a line. # starts a comment, alone on
-// its line or behind a blank. Of equal addresses the first counts. A file
-// without an address is refused: it is far more often a slip than a wish.
-func parseNodeFile(name string, text []byte, secure bool) ([]string, error) {
-	var addresses []string
-	seen, total := map[string]bool{}, 0
-	text = bytes.TrimPrefix(text, []byte("\ufeff"))
-	for n, line := range strings.Split(string(text), "\n") {
-		line = strings.TrimSpace(commentPattern.ReplaceAllString(line, ""))
-		if line == "" {
-			continue
-		}
-		nodes, err := parseNodes(line, secure)
-		if err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", name, n+1, err)
-		}
-		// Doubles count as well: each line may be a range of thousands.
-		if total += len(nodes); total > maxAddresses {
-			return nil, fmt.Errorf("%s:%d: more than %d addresses", name, n+1, maxAddresses)
-		}
-		for _, a := range nodes {
-			if !seen[a] {
-				seen[a] = true
-				addresses = append(addresses, a)
-			}
-		}
-	}
-	if len(addresses) == 0 {
-		return nil, fmt.Errorf("%s: no address in it, expected one engine address a line", name)
-	}
-	return addresses, nil
-}
-
-// watchNodeFile calls apply with the addresses in the file at path, at once and
-// then each time they change, until ctx ends. It looks at the file every second,
-// and reads it again when reload delivers. While the file is gone, empty or bad
-// the last addresses stay, and the log says so once.
-func watchNodeFile(ctx context.Context, log *slog.Logger, path string, secure bool, reload <-chan struct{}, apply func([]string)) {
-	ticker := time.NewTicker(nodeFileInterval)
-	defer ticker.Stop()
-	followNodeFile(ctx, log, path, secure, ticker.C, reload, apply)
-}
-
-func followNodeFile(ctx context.Context, log *slog.Logger, path string, secure bool, tick <-chan time.Time, reload <-chan struct{}, apply func([]string)) {
-	var nodes []string
-	var failed string // the last error logged, while the file is bad
-	var file settled[fileLook]
-
-	read := func() {
-		found, err := readNodeFile(path, secure)
-		if err != nil {
-			if err.Error() != failed {
-				log.Warn("node file not used, the nodes stay as they are", "file", path, "err", err)
-			}
-			failed = err.Error()
-			return
-		}
-		if failed != "" {
-			log.Info("node file can be used again", "file", path)
-		}
-		failed = ""
-		if slices.Equal(found, nodes) {
-			return
-		}
-		nodes = found
-		log.Info("node file read", "file", path, "nodes", len(nodes))
-		apply(slices.Clone(nodes))
-	}
-
-	file.reset(lookAt(path))
-	read()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick:
-			// A bad file is read each time: its cause may be gone without a trace in stat.
-			if file.changed(lookAt(path)) || failed != "" && file.still() {
-				read()
-			}
-		case _, open := <-reload:
-			if !open {
-				reload = nil
-				continue
-			}
-			failed = ""
-			file.reset(lookAt(path))
-			read()
-		}
-	}
 }
 
 // fileLook is what stat tells of a file, enough to see that it was changed or

@@ -119,8 +119,9 @@ func (e *engineError) Unwrap() error { return e.err }
 var errNoAnswer = errors.New("no answer in time")
 
 // newEngine prepares the connection to the daemon at addr; nothing is dialed yet.
-// Without certs TCP is plain; sockets always are.
-func newEngine(id int64, addr string, certs *certSource, ssh *sshClient) (*engine, error) {
+// Without certs TCP is plain; sockets always are. Without verify any certificate of
+// the engine will do.
+func newEngine(id int64, addr string, certs *certSource, verify bool, ssh *sshClient) (*engine, error) {
 	e := &engine{id: id, addr: addr, calls: make(chan struct{}, maxCalls), heavy: make(chan struct{}, maxHeavy), suspect: make(chan struct{}, 1),
 		tried: make(chan struct{})}
 	lost := make(chan struct{})
@@ -144,7 +145,7 @@ func newEngine(id int64, addr string, certs *certSource, ssh *sshClient) (*engin
 		if err != nil {
 			return nil, err
 		}
-		e.tls = certs.clientConfig(true, name)
+		e.tls = certs.clientConfig(verify, name)
 	}
 	e.transport = &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dialPlain(ctx) },

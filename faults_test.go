@@ -94,7 +94,7 @@ func startFrontOver(t testing.TB, db string, addrs []string, setUp func(*nodes))
 	}
 	ns := newNodes(log, store, nil)
 	setUp(ns)
-	if err := ns.set(ctx, addrs); err != nil {
+	if err := ns.set(ctx, linesOf(addrs...)); err != nil {
 		t.Fatal(err)
 	}
 	f.cluster = &cluster{log: log, store: store, nodes: ns, scheduler: sched, names: "plain", base: ctx}

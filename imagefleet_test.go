@@ -54,7 +54,7 @@ func newImageFleet(t *testing.T, engines ...*fakeEngine) *imageFleet {
 	for _, e := range engines {
 		addrs = append(addrs, "tcp://"+e.addr())
 	}
-	if err := ns.set(ctx, addrs); err != nil {
+	if err := ns.set(ctx, linesOf(addrs...)); err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(newAPI(f.cluster, log, "test", nil))

@@ -71,7 +71,7 @@ func manage(ctx context.Context, c *config, getenv func(string) string, stderr i
 	if err != nil {
 		return err
 	}
-	fixed, fromFile, err := c.engineAddresses(getenv, listening)
+	fixed, fromFile, err := c.engines(getenv, listening)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func manage(ctx context.Context, c *config, getenv func(string) string, stderr i
 
 // serve wires the program and runs it.
 func serve(ctx context.Context, c *config, log *slog.Logger, store *store, listening []string, listeners []net.Listener,
-	fixed, fromFile []string, clientCerts, engineCerts *certSource) error {
+	fixed, fromFile []nodeLine, clientCerts, engineCerts *certSource) error {
 	base, cancel := context.WithCancel(ctx)
 	defer cancel()
 	sched, err := newScheduler(log, store, c.strategy, c.filters)
@@ -134,8 +134,8 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 		store.trim(base, log, c.history)
 	}()
 	defer func() { cancel(); <-trimmed }()
-	addresses := union(fixed, fromFile)
-	stray, err := store.strayNodes(base, addresses)
+	lines := union(fixed, fromFile)
+	stray, err := store.strayNodes(base, lines)
 	if err != nil {
 		return err
 	}
@@ -148,12 +148,13 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	ns.ssh.config = c.sshConfig
 	defer ns.wait()
 	defer cancel()
-	if err := ns.set(base, addresses); err != nil {
+	reloads := watchReload(base)
+	ns.reloads = reloads
+	if err := ns.set(base, lines); err != nil {
 		return err
 	}
-	reloads := watchReload(base)
 	if c.nodes != "" {
-		go watchNodeFile(base, log, c.nodes, c.engineTLSVerify, reloads(), func(list []string) {
+		go watchNodeFile(base, log, c.nodes, c.engineTLSVerify, reloads(), func(list []nodeLine) {
 			if err := ns.set(base, union(fixed, list)); err != nil && base.Err() == nil {
 				log.Error("nodes not changed", "err", err)
 			}
@@ -176,7 +177,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }()
-		log.Info("listening", "addr", l.Addr().Network()+"://"+l.Addr().String(), "db", c.db, "nodes", len(addresses))
+		log.Info("listening", "addr", l.Addr().Network()+"://"+l.Addr().String(), "db", c.db, "nodes", len(lines))
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)

@@ -621,7 +621,7 @@ func TestSwarmNetworkOutlivesItsUseOnWorkers(t *testing.T) {
 	listed("0")
 	// A manager joins and does not have it: then it is gone.
 	m := named(t, "n3", inSwarm("m2", "s1", "m1", "m2"))
-	if err := c.nodes.set(c.base, []string{"tcp://" + a.addr(), "tcp://" + b.addr(), "tcp://" + m.addr()}); err != nil {
+	if err := c.nodes.set(c.base, linesOf("tcp://"+a.addr(), "tcp://"+b.addr(), "tcp://"+m.addr())); err != nil {
 		t.Fatal(err)
 	}
 	listed("")

@@ -49,7 +49,7 @@ func noNode(ref string) error { return errorf(http.StatusNotFound, "node %s not 
 func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]*swarmNode, error) {
 	rows, err := c.store.query(ctx, `
 		SELECT n.id, coalesce(n.engine_id, replace(n.address, 'tcp://', '')), n.name, n.spec_version, n.added_at, n.state_at, n.state, n.availability, n.step, n.error, n.ip,
-		       n.architecture, n.os_type, n.cpus, n.memory_bytes, n.engine_version, n.engine_labels,
+		       n.architecture, n.os_type, n.cpus, n.memory_bytes, n.engine_version, json_patch(n.engine_labels, n.line_labels),
 		       coalesce((SELECT json_extract(i.info, '$.Plugins') FROM node_info i WHERE i.node_id = n.id AND json_valid(i.info)), '{}'),
 		       (SELECT coalesce(json_group_object(key, value), '{}') FROM node_labels l WHERE l.node_id = n.id AND l.source = 'operator')
 		  FROM nodes n WHERE n.state <> 'removed' AND (`+where+`) ORDER BY n.name, n.id`, args...)

@@ -57,13 +57,13 @@ func TestANodeThatIsRemovedStaysAwayUntilItIsNamedAnew(t *testing.T) {
 		t.Errorf("%s containers are listed, want none", got)
 	}
 	// The same names again, as a reload or a start gives them: it stays away.
-	if err := f.nodes.set(f.base, addresses(a, b)); err != nil {
+	if err := f.nodes.set(f.base, linesOf(addresses(a, b)...)); err != nil {
 		t.Fatal(err)
 	}
 	f.awaitStates(t, "b=healthy")
 	// Taken off the list and put on it again: it is back, with all it has.
 	for _, list := range [][]string{addresses(b), addresses(a, b)} {
-		if err := f.nodes.set(f.base, list); err != nil {
+		if err := f.nodes.set(f.base, linesOf(list...)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,36 +11,72 @@ import (
 	"time"
 )
 
-// setNodes makes addresses the addresses of the cluster and returns their node
-// ids. Rows of other addresses stay until removeNode. Nodes that docker node rm took
-// out are not among them: they stay away until they are named anew.
-func (s *store) setNodes(ctx context.Context, addresses []string) (map[int64]string, error) {
-	ids := map[int64]string{}
+// setNodes makes lines the nodes of the cluster and returns their ids. Rows of other
+// addresses stay until removeNode. Nodes that docker node rm took out are not among
+// them: they stay away until they are named anew.
+func (s *store) setNodes(ctx context.Context, lines []nodeLine) (map[int64]nodeLine, error) {
+	ids := map[int64]nodeLine{}
+	addresses := make([]string, len(lines))
+	for i, l := range lines {
+		addresses[i] = l.address
+	}
 	err := s.write(ctx, func(t *tx) error {
 		clear(ids)
 		if _, err := t.exec("UPDATE nodes SET kept_out = 0 WHERE kept_out AND address NOT IN (SELECT value FROM json_each(?))",
-			jsonText(append([]string{}, addresses...))); err != nil {
+			jsonText(addresses)); err != nil {
 			return err
 		}
-		for _, addr := range addresses {
+		for _, l := range lines {
 			// A node that was taken out and is named again starts afresh, but keeps what the operator set.
 			if _, err := t.exec(`INSERT INTO nodes (address, name, state_at) VALUES (?1, ?2, strftime('%s','now'))
 				ON CONFLICT (address) DO UPDATE SET state = 'pending', error = '', step = '' WHERE state = 'removed' AND NOT kept_out`,
-				addr, "("+strings.TrimPrefix(addr, "tcp://")+")"); err != nil {
+				l.address, "("+strings.TrimPrefix(l.address, "tcp://")+")"); err != nil {
 				return err
 			}
 			var id int64
 			var keptOut bool
-			if err := t.get("SELECT id, kept_out FROM nodes WHERE address = ?", []any{addr}, &id, &keptOut); err != nil {
+			if err := t.get("SELECT id, kept_out FROM nodes WHERE address = ?", []any{l.address}, &id, &keptOut); err != nil {
 				return err
 			}
-			if !keptOut {
-				ids[id] = addr
+			if keptOut {
+				continue
+			}
+			ids[id] = l
+			if err := t.setLine(id, l); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
 	return ids, err
+}
+
+// setLine writes what the operator's line says of a node, if that has changed. A name
+// takes effect when the node is connected to.
+func (t *tx) setLine(id int64, l nodeLine) error {
+	labels := jsonText(l.labels)
+	if l.labels == nil {
+		labels = "{}"
+	}
+	res, err := t.exec("UPDATE nodes SET line_name = ?1, line_labels = ?2 WHERE id = ?3 AND (line_name <> ?1 OR line_labels <> ?2)", l.name, labels, id)
+	if err != nil {
+		return err
+	}
+	if n, _ := res.RowsAffected(); n == 0 {
+		return nil
+	}
+	var fromEngine string
+	if err := t.get("SELECT engine_labels FROM nodes WHERE id = ?", []any{id}, &fromEngine); err != nil {
+		return err
+	}
+	var known map[string]string
+	if err := json.Unmarshal([]byte(fromEngine), &known); err != nil {
+		return err
+	}
+	if _, err := t.exec("DELETE FROM node_labels WHERE node_id = ? AND source IN ('engine', 'line')", id); err != nil {
+		return err
+	}
+	return t.coverLabels(id, known)
 }
 
 // removeNode takes a node out: its mirror rows go, what the operator set stays.
@@ -104,7 +141,7 @@ func (t *tx) dropMirror(id int64) error {
 }
 
 // begin is the manager's first write: nodes are unheard of until they answer,
-// those not in addresses are taken out, and nobody waits for reservations of
+// those that are not named are taken out, and nobody waits for reservations of
 // an earlier run.
 func (s *store) begin(ctx context.Context, m managerRow) error {
 	return s.write(ctx, func(t *tx) error {
@@ -138,11 +175,11 @@ type managerRow struct {
 	relayPorts                 bool
 }
 
-// strayNodes lists nodes that an earlier run knew and addresses does not name.
-func (s *store) strayNodes(ctx context.Context, addresses []string) ([]int64, error) {
+// strayNodes lists nodes that an earlier run knew and lines do not name.
+func (s *store) strayNodes(ctx context.Context, lines []nodeLine) ([]int64, error) {
 	named := map[string]bool{}
-	for _, a := range addresses {
-		named[a] = true
+	for _, l := range lines {
+		named[l.address] = true
 	}
 	rows, err := s.query(ctx, "SELECT id, address FROM nodes WHERE state <> 'removed'")
 	if err != nil {
@@ -206,7 +243,11 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 				return err
 			}
 		}
-		if up.name, err = t.freeNodeName(id, bounded(f.info.Name)); err != nil {
+		var lineName string
+		if err := t.get("SELECT line_name FROM nodes WHERE id = ?", []any{id}, &lineName); err != nil {
+			return err
+		}
+		if up.name, err = t.freeNodeName(id, cmp.Or(lineName, bounded(f.info.Name))); err != nil {
 			return err
 		}
 		labels, warnings := engineLabels(f.info.Labels)
@@ -259,8 +300,17 @@ func (t *tx) shownNode(id int64) (*shownNode, error) {
 	return &shownNode{node.IP, json.RawMessage(jsonText(node))}, nil
 }
 
-// freeNodeName gives a node its engine's host name, with the address behind it
-// if another node has that name already.
+// showNode reads what inspect shows of a node.
+func (s *store) showNode(ctx context.Context, id int64) (shown *shownNode, err error) {
+	err = s.write(ctx, func(t *tx) error {
+		shown, err = t.shownNode(id)
+		return err
+	})
+	return shown, err
+}
+
+// freeNodeName gives a node this name, with the address behind it if another node has
+// it already.
 func (t *tx) freeNodeName(id int64, name string) (string, error) {
 	var addr string
 	var taken int
@@ -315,9 +365,14 @@ func (t *tx) putNodeLabels(id int64, f *nodeFacts, labels map[string]string) err
 	return t.coverLabels(id, labels)
 }
 
-// coverLabels writes the engine's labels that no label of the operator's covers, and
-// what labels set: the limit containerslots, the platforms that the node emulates.
+// coverLabels writes the labels of the node's line that no label of the operator's
+// covers, the engine's that neither does, and what labels set: the limit containerslots,
+// the platforms that the node emulates.
 func (t *tx) coverLabels(id int64, labels map[string]string) error {
+	if _, err := t.exec(`INSERT OR IGNORE INTO node_labels SELECT n.id, l.key, l.value, 'line' FROM nodes n, json_each(n.line_labels) l
+		WHERE n.id = ?`, id); err != nil {
+		return err
+	}
 	for k, v := range labels {
 		if _, err := t.exec("INSERT OR IGNORE INTO node_labels VALUES (?,?,?,'engine')", id, k, v); err != nil {
 			return err

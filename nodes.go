@@ -34,6 +34,9 @@ type nodes struct {
 	certs *certSource // towards engines; nil: plain
 	ssh   sshClient
 
+	reloads func() <-chan struct{} // hands out channels that receive when files are to be read again; nil: none
+	dirs    map[string]*certSource // of nodes whose lines name a directory; changed by turn's holder
+
 	changed chan struct{} // container rows were read again
 	fleet   atomic.Pointer[fleetVersions]
 
@@ -54,52 +57,61 @@ func (ns *nodes) noteChange() {
 
 type watched struct {
 	*engine
+	line   nodeLine
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
 func newNodes(log *slog.Logger, s *store, certs *certSource) *nodes {
-	ns := &nodes{log: log, store: s, certs: certs, engines: map[int64]*watched{}, changed: make(chan struct{}, 1)}
+	ns := &nodes{log: log, store: s, certs: certs, engines: map[int64]*watched{}, dirs: map[string]*certSource{}, changed: make(chan struct{}, 1)}
 	ns.countVersions()
 	return ns
 }
 
-// set makes addresses the nodes of the cluster: new ones are watched, those that
-// are not named any more are let go. Their containers are not touched.
-func (ns *nodes) set(ctx context.Context, addresses []string) error {
+// set makes lines the nodes of the cluster: new ones are watched, those that are not
+// named any more are let go, their containers untouched. One whose TLS or name has
+// changed is connected to anew, for its rows hold the name. It goes on behind nodes that
+// cannot be used and returns why.
+func (ns *nodes) set(ctx context.Context, lines []nodeLine) error {
 	ns.turn.Lock()
 	defer ns.turn.Unlock()
-	ids, err := ns.store.setNodes(ctx, addresses)
+	ids, err := ns.store.setNodes(ctx, lines)
 	if err != nil {
 		return err
 	}
 	ns.mu.Lock()
-	var gone []*watched
+	var gone, again, relabelled []*watched
 	for id, w := range ns.engines {
-		if _, ok := ids[id]; !ok {
-			delete(ns.engines, id)
-			w.cancel()
+		l, named := ids[id]
+		switch {
+		case !named:
 			gone = append(gone, w)
-		}
-	}
-	for id, addr := range ids {
-		if ns.engines[id] != nil {
+		case !l.sameTLS(w.line) || l.name != w.line.name:
+			again = append(again, w)
+		default:
+			if !l.equal(w.line) {
+				relabelled = append(relabelled, w)
+			}
+			w.line = l
 			continue
 		}
-		e, err := newEngine(id, addr, ns.certs, &ns.ssh)
-		if err != nil {
-			ns.mu.Unlock()
-			return fmt.Errorf("node %s: %w", addr, err)
-		}
-		ectx, cancel := context.WithCancel(ctx)
-		w := &watched{e, cancel, make(chan struct{})}
-		ns.engines[id] = w
-		ns.wg.Go(func() {
-			defer close(w.done)
-			ns.watch(ectx, e)
-		})
+		delete(ns.engines, id)
+		w.cancel()
 	}
 	ns.mu.Unlock()
+	for _, w := range again {
+		<-w.done
+	}
+	var failed []error
+	for id, l := range ids {
+		if ns.get(id) != nil {
+			continue
+		}
+		if err := ns.begin(ctx, id, l); err != nil {
+			failed = append(failed, fmt.Errorf("node %s: %w", l.address, err))
+			failed = append(failed, ns.store.nodeDown(ctx, id, "unhealthy", &stepError{"prepare", err}))
+		}
+	}
 	ns.countVersions()
 	for _, w := range gone {
 		<-w.done
@@ -109,7 +121,68 @@ func (ns *nodes) set(ctx context.Context, addresses []string) error {
 		}
 		ns.log.Info("node removed", "node", w.nodeName(), "addr", w.addr, "containers_left", left)
 	}
+	for _, w := range relabelled {
+		shown, err := ns.store.showNode(ctx, w.id)
+		if err != nil {
+			return err
+		}
+		w.shown.Store(shown)
+		ns.log.Info("node labelled by its line", "node", w.nodeName(), "addr", w.addr)
+	}
+	if len(relabelled) > 0 {
+		ns.noteChange()
+	}
+	return errors.Join(failed...)
+}
+
+// begin watches a node.
+func (ns *nodes) begin(ctx context.Context, id int64, l nodeLine) error {
+	certs, err := ns.certsOf(ctx, l)
+	if err != nil {
+		return err
+	}
+	if l.noCheck {
+		ns.log.Warn("the certificate of this engine is not checked: its line says skip-verify", "addr", l.address)
+	}
+	e, err := newEngine(id, l.address, certs, !l.noCheck, &ns.ssh)
+	if err != nil {
+		return err
+	}
+	ectx, cancel := context.WithCancel(ctx)
+	w := &watched{e, l, cancel, make(chan struct{})}
+	ns.mu.Lock()
+	ns.engines[id] = w
+	ns.mu.Unlock()
+	ns.wg.Go(func() {
+		defer close(w.done)
+		ns.watch(ectx, e)
+	})
 	return nil
+}
+
+// certsOf are the certificates towards a node; nil: plain. Those of a directory are
+// read once for all nodes that name it.
+func (ns *nodes) certsOf(ctx context.Context, l nodeLine) (*certSource, error) {
+	switch l.tls {
+	case "":
+		return ns.certs, nil
+	case "off":
+		return nil, nil
+	}
+	if certs := ns.dirs[l.tls]; certs != nil {
+		return certs, nil
+	}
+	certs, err := newCertSource(ns.log, "engine", engineCertFiles(l.tls))
+	if err != nil {
+		return nil, err
+	}
+	ns.dirs[l.tls] = certs
+	var reload <-chan struct{}
+	if ns.reloads != nil {
+		reload = ns.reloads()
+	}
+	ns.wg.Go(func() { certs.watch(ctx, reload) })
+	return certs, nil
 }
 
 // remove takes a node out of the cluster until it is named anew. Without force it

@@ -319,12 +319,12 @@ func TestPlaceOfNetworksAndVolumesTakesNoRoom(t *testing.T) {
 func TestConstraintsSeeWhatAnEngineSaysOfItself(t *testing.T) {
 	t.Parallel()
 	st := testStore(t)
-	ids, err := st.setNodes(t.Context(), []string{"tcp://10.0.0.1:2375", "tcp://10.0.0.2:2375"})
+	ids, err := st.setNodes(t.Context(), linesOf("tcp://10.0.0.1:2375", "tcp://10.0.0.2:2375"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for id, addr := range ids {
-		name := "host-" + strings.Split(addr, ".")[3][:1]
+		name := "host-" + strings.Split(addr.address, ".")[3][:1]
 		facts := &nodeFacts{info: engineInfo{ID: "ID-" + name, Name: name, NCPU: 2, MemTotal: 1 << 30, Driver: "overlay2", KernelVersion: "6.1.0",
 			OperatingSystem: "Debian GNU/Linux 12", OSType: "linux", Architecture: "x86_64",
 			Labels: []string{"storage=" + name, "ostype=fake", "node=fake", "nonsense", "containerslots=7"}}, api: 1041, min: 1012,
@@ -363,7 +363,7 @@ func TestConstraintsSeeWhatAnEngineSaysOfItself(t *testing.T) {
 	}
 	// A node that comes back with other labels keeps what the operator set.
 	for id, addr := range ids {
-		if strings.Contains(addr, "10.0.0.2") {
+		if strings.Contains(addr.address, "10.0.0.2") {
 			if _, err := st.nodeUp(t.Context(), id, &nodeFacts{info: engineInfo{ID: "ID-host-2", Name: "host-2", Labels: []string{"storage=tape"}}}); err != nil {
 				t.Fatal(err)
 			}
@@ -599,7 +599,7 @@ func testClusterAt(t testing.TB, addresses []string) (*cluster, string) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ns := newNodes(log, st, nil)
 	t.Cleanup(func() { cancel(); ns.wait() })
-	if err := ns.set(ctx, addresses); err != nil {
+	if err := ns.set(ctx, linesOf(addresses...)); err != nil {
 		t.Fatal(err)
 	}
 	c := &cluster{log: log, store: st, nodes: ns, scheduler: testScheduler(t, st, "spread"), names: "plain", base: ctx}

@@ -47,6 +47,8 @@ CREATE TABLE nodes (
   min_api_version   TEXT    NOT NULL DEFAULT '',   -- the lowest
   clock_skew_ms     INTEGER NOT NULL DEFAULT 0,    -- engine's clock minus the manager's
   engine_labels     TEXT    NOT NULL DEFAULT '{}', -- as the engine gave them, a JSON object
+  line_name         TEXT    NOT NULL DEFAULT '',   -- name=… behind the address that the operator gave; '' = the host name
+  line_labels       TEXT    NOT NULL DEFAULT '{}', -- label=… there, a JSON object
   docker_swarm      TEXT    NOT NULL DEFAULT '',   -- ID of the swarm (Docker's Swarm mode) its engine is in; '' = none
   swarm_manager     INTEGER NOT NULL DEFAULT 0 CHECK (swarm_manager IN (0, 1)), -- 1: and manages
   swarm_node        TEXT    NOT NULL DEFAULT '',   -- the engine's own ID in that swarm
@@ -72,12 +74,13 @@ CREATE TABLE node_info (
 ) STRICT;
 
 CREATE TABLE node_labels (
-  /* Labels that constraints see. 'operator' covers 'engine'; 'automatic' ones
-     (storagedriver, kernelversion, operatingsystem, ostype, architecture) cannot be covered. */
+  /* Labels that constraints see. 'operator' (docker node update) covers 'line' (behind the
+     address that the operator gave), which covers 'engine'; 'automatic' ones (storagedriver,
+     kernelversion, operatingsystem, ostype, architecture) cannot be covered. */
   node_id INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
   key     TEXT    NOT NULL,
   value   TEXT    NOT NULL,
-  source  TEXT    NOT NULL CHECK (source IN ('engine', 'operator', 'automatic')),
+  source  TEXT    NOT NULL CHECK (source IN ('engine', 'line', 'operator', 'automatic')),
   PRIMARY KEY (node_id, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX node_labels_by_value ON node_labels (key, value, node_id);

@@ -73,9 +73,11 @@ func (a *ca) server(t *testing.T, hosts ...string) certFiles {
 // client issues a certificate with which cn may use a listener.
 func (a *ca) client(t *testing.T, cn string) certFiles {
 	t.Helper()
-	return a.issue(t, t.TempDir(), x509.Certificate{
-		Subject: pkix.Name{CommonName: cn}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+	return a.issue(t, t.TempDir(), clientTemplate(cn))
+}
+
+func clientTemplate(cn string) x509.Certificate {
+	return x509.Certificate{Subject: pkix.Name{CommonName: cn}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 }
 
 func serverTemplate(hosts ...string) x509.Certificate {
