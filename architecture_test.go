@@ -77,7 +77,7 @@ var layers = []struct{ why, files string }{
 	{"the program: flags, wiring, signals, commands", "main config"},
 	{"the route table", "api"},
 	{"what each noun of the API does that is more than a pass-through; commands that a person runs",
-		"containers rename containerlist exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec plugins explain createflags"},
+		"containers rename containerlist exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec plugins explain createflags simulate scratch"},
 	{"what handlers work on, and how a container is found", "cluster"},
 	{"where things go: filters, strategies, groups, refusals", "scheduler workload filters groups strategyfile refusal waiting"},
 	{"one request to one engine, streams, published ports", "proxy hijack portrelay"},

@@ -55,6 +55,8 @@ Usage:
   swarmlite manage …                the same
   swarmlite explain [docker run flags] IMAGE
                                     show where a container would go, and why
+  swarmlite simulate                show where containers would have gone under another
+                                    strategy or set of nodes, or how many more would fit
   swarmlite sql 'select …'          query the database, read-only
   swarmlite version                 print the version
 

@@ -578,26 +578,33 @@ func (c *cluster) createOn(ctx context.Context, e *engine, header http.Header, c
 	return &created{resp.StatusCode, resp.Header, body}, nil
 }
 
+// row is the container as its create described it, until it is read from its engine.
+func (w *workload) row(id, name, node string) *containerRow {
+	labels := map[string]string{nodeLabel: node}
+	for k, v := range w.labels {
+		labels[k] = v
+	}
+	r := &containerRow{id: id, name: name, image: bounded(w.image), state: "created", created: time.Now().Unix(),
+		status: statusWords{head: "Created"}, labels: w.labels, counted: true,
+		summary: []byte(jsonText(map[string]any{"Id": id, "Names": []string{"/" + name}, "Image": w.image, "ImageID": "",
+			"Command": "", "Created": time.Now().Unix(), "Ports": []int{}, "Labels": labels, "State": "created",
+			"HostConfig": map[string]string{}, "NetworkSettings": map[string]any{"Networks": map[string]string{}}, "Mounts": []int{}}))}
+	for _, v := range w.volumes {
+		r.mounts = append(r.mounts, entryMount{"volume", v, "", "(" + v + ")"})
+	}
+	return r
+}
+
 // createdRow writes the container's row before the client hears of it.
 func (c *cluster) createdRow(ctx context.Context, e *engine, p *placement, load *workload, resp *created, took time.Duration) error {
 	var answer struct{ Id string }
 	if err := json.Unmarshal(resp.body, &answer); err != nil || answer.Id == "" {
 		return &engineError{e.nodeName(), "POST /containers/create", true, false, errors.New("answer without an Id")}
 	}
-	labels := map[string]string{nodeLabel: e.nodeName()}
-	for k, v := range load.labels {
-		labels[k] = v
-	}
-	row := &containerRow{id: answer.Id, name: p.name, image: bounded(load.image), state: "created", created: time.Now().Unix(),
-		status: statusWords{head: "Created"}, labels: load.labels, counted: true,
-		summary: []byte(jsonText(map[string]any{"Id": answer.Id, "Names": []string{"/" + p.name}, "Image": load.image, "ImageID": "",
-			"Command": "", "Created": time.Now().Unix(), "Ports": []int{}, "Labels": labels, "State": "created",
-			"HostConfig": map[string]string{}, "NetworkSettings": map[string]any{"Networks": map[string]string{}}, "Mounts": []int{}}))}
 	for _, v := range load.volumes {
-		row.mounts = append(row.mounts, entryMount{"volume", v, "", "(" + v + ")"})
 		e.marks.add(mark{"volume", v})
 	}
-	err := c.store.created(ctx, p, row, took)
+	err := c.store.created(ctx, p, load.row(answer.Id, p.name, e.nodeName()), took)
 	e.marks.add(mark{"container", answer.Id})
 	if errors.Is(err, errNotFound) {
 		return nil // its node was taken out of the cluster meanwhile

@@ -9,6 +9,7 @@ require (
 	github.com/docker/go-connections v0.8.2
 	github.com/docker/go-units v0.5.0
 	github.com/julienschmidt/httprouter v1.3.0
+	github.com/mattn/go-shellwords v1.0.16
 	github.com/opencontainers/image-spec v1.1.1
 	github.com/peterbourgon/ff/v3 v3.4.0
 	golang.org/x/sync v0.24.0

@@ -34,15 +34,9 @@ var errHistory = errors.New("expected an age and a number of rows such as 90d/10
 // Set reads 90d/1000000; a half that is left out stays as it is.
 func (h *history) Set(s string) error {
 	age, rows, _ := strings.Cut(s, "/")
-	if days, ok := strings.CutSuffix(age, "d"); ok {
-		n, err := strconv.ParseUint(days, 10, 16)
+	if age != "" {
+		d, err := parseAge(age)
 		if err != nil {
-			return errHistory
-		}
-		h.age = time.Duration(n) * day
-	} else if age != "" {
-		d, err := time.ParseDuration(age)
-		if err != nil || d < 0 {
 			return errHistory
 		}
 		h.age = d
@@ -56,6 +50,18 @@ func (h *history) Set(s string) error {
 	}
 	h.rows = int64(n)
 	return nil
+}
+
+// parseAge reads a duration, in days as well: 90d, 36h.
+func parseAge(s string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
+			return time.Duration(n) * day, nil
+		}
+	} else if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return d, nil
+	}
+	return 0, errors.New("expected an age such as 90d or 36h")
 }
 
 func (h *history) String() string {

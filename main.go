@@ -56,8 +56,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 // commands are what swarmlite does beside being the manager. They read the
 // manager's database, whether it runs or not, and change nothing.
 var commands = map[string]func(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error{
-	"explain": explainCommand,
-	"sql":     sqlCommand,
+	"explain":  explainCommand,
+	"simulate": simulateCommand,
+	"sql":      sqlCommand,
 }
 
 // graceTime is how long calls under way may take after SIGTERM.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -148,10 +149,7 @@ const (
 // Swarm drops them all together).
 func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error) {
 	began := time.Now()
-	seed := rand.Int64N(1 << 31)
-	if w.seed != 0 {
-		seed = w.seed
-	}
+	seed := cmp.Or(w.seed, w.drawn, rand.Int64N(1<<31))
 	var p *placement
 	var refused *noNodeError
 	var line int64

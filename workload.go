@@ -16,6 +16,7 @@ type workload struct {
 	swarmID string
 	prefer  int64     // node that goes before all others that fit; 0: none
 	seed    int64     // of a build's client: its order among nodes is always the same
+	drawn   int64     // of an earlier placement by random, which is made again; 0: a new one
 	silent  []*engine // excluded, but may only be slow
 	awaited bool      // they have been waited for
 	// nanoCPUs is in units of 1e-9 CPU, memory in bytes; zero asks for nothing.

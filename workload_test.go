@@ -29,8 +29,8 @@ func TestShapeHoldsTheWholeRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Columns of the ledger, and what a create comes to while it is under way.
-	others := []string{"kind", "name", "image", "swarmID", "prefer", "seed", "silent", "awaited", "exclude", "until", "gone", "line"}
+	// Columns of the ledger, what a create comes to while it is under way, and what placement does not look at.
+	others := []string{"kind", "name", "image", "swarmID", "prefer", "seed", "drawn", "silent", "awaited", "exclude", "until", "gone", "line", "policy", "keep", "query"}
 	before, after := reflect.ValueOf(*w), reflect.ValueOf(*again)
 	for i := range before.NumField() {
 		if name := before.Type().Field(i).Name; slices.Contains(others, name) {
