@@ -243,6 +243,11 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") != "" {
 		closeAfter(w)
 	}
+	if why, ok := r.Context().Value(refusedKey{}).(string); ok {
+		closeAfter(w)
+		a.fail(w, r, errorf(http.StatusServiceUnavailable, "%s: close some, or try again later", why))
+		return
+	}
 	if err := a.admit(r, path); err != nil {
 		a.fail(w, r, err)
 		return

@@ -86,7 +86,7 @@ var layers = []struct{ why, files string }{
 	{"which engines there are, and who they are", "tls discovery"},
 	{"questions to a database by people", "sqlcommand"},
 	{"all state", "store history"},
-	{"words, numbers and JSON: what knows of nothing else", "expr room platform body listfilters apiversion errors"},
+	{"words, numbers and JSON: what knows of nothing else", "expr room platform body listfilters apiversion errors connlimits"},
 }
 
 func TestUsesRunOneWay(t *testing.T) {

@@ -255,18 +255,30 @@ func readBody(r *http.Request) ([]byte, error) {
 const (
 	jsonWait = time.Minute     // how long a client may take to send a JSON body
 	dropWait = 5 * time.Second // and the rest of one that nobody reads
+	bodyWait = 5 * time.Minute // and each piece of one that is passed on as it comes
 )
 
 // clientBody is a client's body: whether it broke off tells whose fault a failed call was.
 type clientBody struct {
 	io.ReadCloser
 	conn   *http.ResponseController
+	wait   time.Duration // for each piece; 0: for ever
 	ended  atomic.Bool
 	broken atomic.Bool
 }
 
+// stalls has the body break off when the client sends nothing for wait though it is
+// waited for. Until the body has been read to its end.
+func (b *clientBody) stalls(wait time.Duration) { b.wait = wait }
+
 func (b *clientBody) Read(p []byte) (int, error) {
+	if b.wait > 0 {
+		b.conn.SetReadDeadline(time.Now().Add(b.wait))
+	}
 	n, err := b.ReadCloser.Read(p)
+	if b.wait > 0 && err != nil {
+		b.conn.SetReadDeadline(time.Time{})
+	}
 	if errors.Is(err, io.EOF) {
 		b.ended.Store(true)
 	} else if err != nil {

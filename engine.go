@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/docker/docker/client"
@@ -185,10 +186,20 @@ func (e *engine) dialPlain(ctx context.Context) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialWait,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3}}
 	conn, err := d.DialContext(ctx, e.network, e.host)
+	if outOfFiles(err) {
+		e.transport.CloseIdleConnections()
+		e.reads.close()
+		conn, err = d.DialContext(ctx, e.network, e.host)
+	}
 	if err != nil && e.tunnel != nil {
 		return nil, errors.New("the ssh connection is down")
 	}
 	return conn, err
+}
+
+// outOfFiles tells whether err says that this process has no descriptor left.
+func outOfFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // dial connects, with TLS where the node has it.
@@ -401,7 +412,8 @@ func (e *engine) url(v apiVersion, path, query string) string {
 	return u
 }
 
-// ping asks for a sign of life within d.
+// ping asks for a sign of life within d. One that we have no descriptor for says
+// nothing against the engine.
 func (e *engine) ping(ctx context.Context, d time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
@@ -410,6 +422,9 @@ func (e *engine) ping(ctx context.Context, d time.Duration) error {
 		return err
 	}
 	resp, err := e.transport.RoundTrip(req)
+	if outOfFiles(err) {
+		return nil
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return errNoAnswer

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,12 +52,19 @@ func events(c *cluster, w http.ResponseWriter, r *http.Request, call *call) erro
 	flush.Flush()
 	for {
 		more := c.store.newEvents() // before the look, so that none slips between
+		flush.SetWriteDeadline(time.Now().Add(stuckReader))
 		n, err := c.writeEvents(r.Context(), w, f, call.version, &last, until, bounded)
+		if err == nil && n > 0 {
+			err = flush.Flush()
+		}
+		flush.SetWriteDeadline(time.Time{})
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c.log.Warn("events cut: the client does not read them", "addr", r.RemoteAddr)
+		}
 		if err != nil {
 			panic(http.ErrAbortHandler) // the client has gone, or must not take this for the end
 		}
 		if n > 0 {
-			flush.Flush()
 			continue
 		}
 		select {
@@ -67,6 +76,10 @@ func events(c *cluster, w http.ResponseWriter, r *http.Request, call *call) erro
 		}
 	}
 }
+
+// stuckReader is how long a client may leave its events unread once the buffers on
+// the way are full.
+const stuckReader = 5 * time.Second
 
 // eventBatch is how many rows are read at once; no read stays open while the client is written to for long.
 const eventBatch = 500

@@ -22,7 +22,10 @@ type front struct {
 	addr  string // host:port
 	fakes []*fakeEngine
 	logs  *logText
-	end   context.CancelFunc // as at the end of the program, without waiting
+
+	limits   *connLimits
+	listener *net.TCPListener
+	end      context.CancelFunc // as at the end of the program, without waiting
 }
 
 // newFront returns when every engine that runs is healthy, or duplicate.
@@ -82,7 +85,7 @@ func startFrontOver(t testing.TB, db string, addrs []string, setUp func(*nodes))
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	f := &front{end: cancel}
+	f := &front{end: cancel, limits: newConnLimits(len(addrs))}
 	log, logs := testLog()
 	f.logs = logs
 	sched, err := newScheduler(log, store, "spread", nil)
@@ -104,6 +107,8 @@ func startFrontOver(t testing.TB, db string, addrs []string, setUp func(*nodes))
 		t.Fatal(err)
 	}
 	f.addr = l.Addr().String()
+	f.listener = l.(*net.TCPListener)
+	l = f.limits.listener(l)
 	srv := newServer(f.api, log)
 	served := make(chan struct{})
 	go func() {

@@ -178,12 +178,15 @@ func closeWrite(c net.Conn) {
 	c.Close()
 }
 
-// plainConn is the socket below TLS.
+// plainConn is the socket below TLS and the count of connections.
 func plainConn(c net.Conn) net.Conn {
-	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
-		return t.NetConn()
+	for {
+		t, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return c
+		}
+		c = t.NetConn()
 	}
-	return c
 }
 
 func tcpConn(c net.Conn) *net.TCPConn {

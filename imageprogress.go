@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"time"
 )
 
 // progressLine is one line of an engine's progress stream: pull, load, import, build, push.
@@ -98,32 +97,17 @@ func (p *progressLines) read(line []byte) {
 	p.done = p.done || loaded || strings.HasPrefix(l.Status, "Status: ")
 }
 
-// stalledBody is how long a client's body may stand still (S21).
-const stalledBody = 5 * time.Minute
-
 // steadyBody is a request's body for a stream of any length: read while the answer
 // already goes out, in small pieces, and given up when it stands still for too long.
 func steadyBody(w http.ResponseWriter, r *http.Request) io.ReadCloser {
 	if r.Body == nil || r.Body == http.NoBody {
 		return r.Body
 	}
-	conn := http.NewResponseController(w)
 	// Without this net/http swallows what is left of the body at the first byte of
 	// the answer. Where it is not supported the engine answers at the end anyway.
-	_ = conn.EnableFullDuplex()
-	return &watchedBody{r.Body, conn}
-}
-
-type watchedBody struct {
-	io.ReadCloser
-	conn *http.ResponseController
-}
-
-func (b *watchedBody) Read(p []byte) (int, error) {
-	b.conn.SetReadDeadline(time.Now().Add(stalledBody))
-	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		b.conn.SetReadDeadline(time.Time{})
+	_ = http.NewResponseController(w).EnableFullDuplex()
+	if b, ok := r.Body.(*clientBody); ok {
+		b.stalls(bodyWait)
 	}
-	return n, err
+	return r.Body
 }

@@ -89,6 +89,7 @@ func manage(ctx context.Context, c *config, getenv func(string) string, stderr i
 			return err
 		}
 	}
+	limits := newConnLimits(len(fixed) + len(fromFile))
 	var listeners []net.Listener
 	defer func() {
 		for _, l := range listeners {
@@ -100,7 +101,7 @@ func manage(ctx context.Context, c *config, getenv func(string) string, stderr i
 		if strings.HasPrefix(addr, "unix://") {
 			conf = nil // the file's mode guards it
 		}
-		l, err := listen(ctx, addr, conf)
+		l, err := listen(ctx, addr, conf, limits)
 		if err != nil {
 			return err
 		}
@@ -211,6 +212,7 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 		Handler:                      h,
 		ReadHeaderTimeout:            10 * time.Second,
 		IdleTimeout:                  2 * time.Minute,
+		ConnContext:                  noteRefused,
 		MaxHeaderBytes:               1 << 20,
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),

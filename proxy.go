@@ -39,6 +39,8 @@ func asAnswer(err error, write bool) error {
 	switch {
 	case err == nil || !errors.As(err, &ee):
 		return err
+	case outOfFiles(ee.err):
+		return errorf(http.StatusServiceUnavailable, "no file descriptor is left for node %s: close some connections, or raise the limit (LimitNOFILE, ulimit -n)", ee.node)
 	case ee.timeout && write && ee.sent:
 		return errorf(http.StatusGatewayTimeout, "node %s did not answer in time: outcome unknown, look before you retry", ee.node)
 	case ee.timeout:
@@ -124,6 +126,9 @@ func (rl *relay) run(w http.ResponseWriter, r *http.Request, c *call) error {
 		body = http.NoBody
 	case rl.patience == forever:
 		body, length = r.Body, r.ContentLength
+		if c.body != nil {
+			c.body.stalls(bodyWait)
+		}
 	default: // a client that dawdles must not hold a place among the calls
 		data, err := readBody(r)
 		if err != nil {

@@ -289,42 +289,6 @@ func TestRequestsOverALimitAreRefused(t *testing.T) {
 	f.oracle(t)
 }
 
-func TestF30ClientsThatDoNotGoOnAreCut(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 60 seconds, left out by -short")
-	}
-	t.Parallel()
-	f := newFront(t, newFakeEngine(t))
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for what, c := range map[string]struct {
-		text string
-		cut  time.Duration
-	}{
-		"half a header":    {"GET /info HTTP/1.1\r\nHost: dock", 15 * time.Second},
-		"nothing at all":   {"", 15 * time.Second},
-		"half a JSON body": {"POST /containers/create HTTP/1.1\r\nHost: docker\r\nContent-Length: 1000\r\n\r\n{", 75 * time.Second},
-		"half an attach":   {"POST /containers/x/attach HTTP/1.1\r\nHost: docker\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", 75 * time.Second},
-	} {
-		for range 20 {
-			w := f.wire(t)
-			w.SetDeadline(time.Now().Add(100 * time.Second))
-			w.send(c.text)
-			wg.Go(func() {
-				began := time.Now()
-				io.Copy(io.Discard, w)
-				if took := time.Since(began); took > c.cut {
-					t.Errorf("%s: cut after %v, want %v", what, took.Round(time.Second), c.cut)
-				}
-			})
-		}
-	}
-	began := time.Now()
-	if status, _ := f.call(t, "GET", "/_ping", ""); status != 200 || time.Since(began) > time.Second {
-		t.Errorf("ping beside them = %d after %v", status, time.Since(began))
-	}
-}
-
 // S28
 func TestAPanicIsOne500(t *testing.T) {
 	t.Parallel()

@@ -377,11 +377,12 @@ func isLoopback(host string, lookup func(string) ([]string, error)) (bool, error
 // listen opens an address as parseListen returns it, under TLS when cfg is given.
 // A socket file is for its owner only. Of what is at its path only a socket that
 // nobody answers on is removed, never another file or a socket in use.
-func listen(ctx context.Context, addr string, cfg *tls.Config) (net.Listener, error) {
+func listen(ctx context.Context, addr string, cfg *tls.Config, limits *connLimits) (net.Listener, error) {
 	l, err := openListener(ctx, addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, listenCause(err))
 	}
+	l = limits.listener(l)
 	if cfg != nil {
 		return tls.NewListener(l, cfg), nil
 	}

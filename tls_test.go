@@ -174,7 +174,7 @@ func certSourceOf(t *testing.T, f certFiles) *certSource {
 // them says of it, and the client's view of the connection.
 func exchange(t *testing.T, server, client *tls.Config) (tls.ConnectionState, error, error) {
 	t.Helper()
-	l, err := listen(t.Context(), "tcp://127.0.0.1:0", server)
+	l, err := listen(t.Context(), "tcp://127.0.0.1:0", server, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -563,14 +563,14 @@ func TestCheckListenRefusesPlainTCPBeyondLoopback(t *testing.T) {
 
 func TestListenOnATakenPort(t *testing.T) {
 	t.Parallel()
-	l, err := listen(t.Context(), "tcp://127.0.0.1:0", nil)
+	l, err := listen(t.Context(), "tcp://127.0.0.1:0", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	addr := "tcp://" + l.Addr().String()
 	want := "listen on " + addr + ": address already in use; choose another with -H, or stop what listens there"
-	if _, err := listen(t.Context(), addr, nil); err == nil || err.Error() != want {
+	if _, err := listen(t.Context(), addr, nil, nil); err == nil || err.Error() != want {
 		t.Errorf("listen = %v, want %s", err, want)
 	}
 }
@@ -579,7 +579,7 @@ func TestListenOnASocket(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "s.sock")
-	l, err := listen(t.Context(), "unix://"+path, nil)
+	l, err := listen(t.Context(), "unix://"+path, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -590,7 +590,7 @@ func TestListenOnASocket(t *testing.T) {
 
 	// In use: never stolen.
 	want := "listen on unix://" + path + ": address already in use; choose another with -H, or stop what listens there"
-	if _, err := listen(t.Context(), "unix://"+path, nil); err == nil || err.Error() != want {
+	if _, err := listen(t.Context(), "unix://"+path, nil, nil); err == nil || err.Error() != want {
 		t.Errorf("listen on a live socket = %v, want %s", err, want)
 	}
 	conn, err := net.Dial("unix", path)
@@ -602,7 +602,7 @@ func TestListenOnASocket(t *testing.T) {
 	// Left behind by a crash: replaced. A clean stop takes it away.
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	_ = l.Close()
-	if l, err = listen(t.Context(), "unix://"+path, nil); err != nil {
+	if l, err = listen(t.Context(), "unix://"+path, nil, nil); err != nil {
 		t.Fatalf("listen on a dead socket: %v", err)
 	}
 	_ = l.Close()
@@ -625,7 +625,7 @@ func TestListenLeavesOtherFilesAlone(t *testing.T) {
 	}
 	defer conn.Close()
 	for _, path := range []string{file, link, datagram, dir} {
-		if _, err := listen(t.Context(), "unix://"+path, nil); err == nil {
+		if _, err := listen(t.Context(), "unix://"+path, nil, nil); err == nil {
 			t.Errorf("listen on %s: no error", path)
 		}
 		if _, err := os.Lstat(path); err != nil {
@@ -636,7 +636,7 @@ func TestListenLeavesOtherFilesAlone(t *testing.T) {
 		t.Errorf("the file holds %q, %v", text, err)
 	}
 	want := "listen on unix://" + dir + "/no/s.sock: its directory does not exist; make it first, or choose another path with -H"
-	if _, err := listen(t.Context(), "unix://"+dir+"/no/s.sock", nil); err == nil || err.Error() != want {
+	if _, err := listen(t.Context(), "unix://"+dir+"/no/s.sock", nil, nil); err == nil || err.Error() != want {
 		t.Errorf("listen = %v, want %s", err, want)
 	}
 }
