@@ -387,7 +387,7 @@ func (q *query) decide(t *tx, w *workload, p *placement) (refused *noNodeError, 
 				return nil, err
 			}
 		}
-		_, err = t.exec("UPDATE placements SET message = ? WHERE id = ?", refusal.Error(), p.id)
+		_, err = t.exec("UPDATE placements SET message = ? WHERE id = ?", refusal.full(), p.id)
 		return refusal, err
 	}
 	if err != nil {

@@ -108,8 +108,9 @@ func (s scenario) run(t *testing.T, strategyName string) string {
 		t.Errorf("no row in the ledger: %v", ledger)
 	}
 	if err != nil {
-		if errors.As(err, new(*noNodeError)) && (outcome != "refused" || message != err.Error() || fitting != 0) {
-			t.Errorf("ledger has %s %q with %d fitting, want refused %q", outcome, message, fitting, err)
+		var none *noNodeError
+		if errors.As(err, &none) && (outcome != "refused" || message != none.full() || fitting != 0) {
+			t.Errorf("ledger has %s %q with %d fitting, want refused %q", outcome, message, fitting, none.full())
 		}
 		return err.Error()
 	}
@@ -167,7 +168,7 @@ func TestPlaceExplainsItself(t *testing.T) {
 	}
 	for _, tt := range []struct{ query, want string }{
 		{"SELECT name, outcome, node, reason FROM why", "any|reserved|node-3|spread chose node-3 of 2 that fit among 3 (score 200); 1 is not healthy\n" +
-			"big|refused||no node fits: 2 of 3 have less than 8GiB of memory free, 1 is not healthy\n" +
+			"big|refused||no node fits: 2 of 3 have less than 8GiB of memory free, 1 is not healthy (node-1, node-3; node-2); the largest node that qualifies is node-1 with 4GiB of memory in all\n" +
 			"web|reserved|node-1|spread chose node-1, the only one of 3 that fits (score 75); 1 fails constraint storage==ssd, 1 is not healthy"},
 		{"SELECT node, refused_by, score FROM placement_nodes WHERE placement_id = 1 ORDER BY node", "node-1||75\nnode-2|is not healthy|NULL\nnode-3|fails constraint storage==ssd|NULL"},
 		{"SELECT filter, clause, refused FROM placement_filters WHERE placement_id = 2 ORDER BY 3 DESC", "resources|have less than 8GiB of memory free|2\nhealth|is not healthy|1"},
