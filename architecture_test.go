@@ -85,7 +85,7 @@ var layers = []struct{ why, files string }{
 	{"the live connection to the daemon on a node", "engine upstream marks ssh"},
 	{"which engines there are, and who they are", "tls discovery"},
 	{"questions to a database by people", "sqlcommand"},
-	{"all state", "store history"},
+	{"all state", "store storefile storecarry history"},
 	{"words, numbers and JSON: what knows of nothing else", "expr room platform body listfilters apiversion errors connlimits"},
 }
 

@@ -80,13 +80,13 @@ func newRelayedFront(t testing.TB, fakes ...*fakeEngine) (*front, []*chaosRelay)
 // up before the first is watched.
 func startFrontOver(t testing.TB, db string, addrs []string, setUp func(*nodes)) *front {
 	t.Helper()
-	store, err := openStore(t.Context(), db)
+	log, logs := testLog()
+	store, err := openStore(t.Context(), log, db)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	f := &front{end: cancel, limits: newConnLimits(len(addrs))}
-	log, logs := testLog()
 	f.logs = logs
 	sched, err := newScheduler(log, store, "spread", nil)
 	if err == nil {

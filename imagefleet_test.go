@@ -30,7 +30,7 @@ func newImageFleet(t *testing.T, engines ...*fakeEngine) *imageFleet {
 	logged := &logBuffer{}
 	log := slog.New(slog.NewTextHandler(logged, nil))
 	ctx := t.Context()
-	s, err := openStore(ctx, filepath.Join(t.TempDir(), "swarmlite.db"))
+	s, err := openStore(ctx, slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), "swarmlite.db"))
 	if err != nil {
 		t.Fatal(err)
 	}

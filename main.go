@@ -107,7 +107,7 @@ func manage(ctx context.Context, c *config, getenv func(string) string, stderr i
 		}
 		listeners = append(listeners, l)
 	}
-	store, err := openStore(ctx, c.db)
+	store, err := openStore(ctx, log, c.db)
 	if err != nil {
 		return err
 	}

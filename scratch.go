@@ -52,7 +52,7 @@ func openScratch(ctx context.Context, path string, log *slog.Logger) (s *scratch
 		os.RemoveAll(s.dir)
 		return nil, fmt.Errorf("scratch copy in %s: %s; TMPDIR names another place", s.dir, sqliteWords(err))
 	}
-	if s.store, err = openStore(ctx, copied); err != nil {
+	if s.store, err = openStore(ctx, log, copied); err != nil {
 		os.RemoveAll(s.dir)
 		return nil, err
 	}

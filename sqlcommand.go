@@ -17,7 +17,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/peterbourgon/ff/v3"
-	"modernc.org/sqlite"
 )
 
 const sqlUsage = `Usage: swarmlite sql [flags] 'select …'
@@ -125,17 +124,6 @@ func openReader(ctx context.Context, path string) (*sql.DB, error) {
 	}
 	db.Close()
 	return nil, fmt.Errorf("state database %s: %w", path, err)
-}
-
-// sqliteWords is an error as SQLite words it, without the driver's frame.
-func sqliteWords(err error) string {
-	words := err.Error()
-	var se *sqlite.Error
-	if errors.As(err, &se) {
-		words = strings.TrimPrefix(words, "SQL logic error: ")
-		words = strings.TrimSuffix(words, fmt.Sprintf(" (%d)", se.Code()))
-	}
-	return words
 }
 
 // eachRow calls do with the values of each row as strings, numbers or nil.

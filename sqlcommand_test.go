@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -113,7 +114,7 @@ func TestSQLCommandReadsAfterTheManagerWasKilled(t *testing.T) {
 	if got, err := swarmlite(t, "sql", "-db", copied, "-csv", "SELECT name FROM nodes"); err != nil || got != "name\none\n" {
 		t.Errorf("swarmlite sql = %q, %v, want the row of the WAL", got, err)
 	}
-	again, err := openStore(t.Context(), copied)
+	again, err := openStore(t.Context(), slog.New(slog.DiscardHandler), copied)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,24 +2,18 @@ package main
 
 import (
 	"context"
-	crand "crypto/rand"
 	"database/sql"
 	"database/sql/driver"
 	_ "embed"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
+	"log/slog"
 	"math/rand/v2"
-	"net/url"
 	"os"
-	"path/filepath"
+	"strings"
 	"sync"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
@@ -30,8 +24,10 @@ var schema string
 const (
 	// applicationID marks our files ("swml"), so that another program's database is never written to.
 	applicationID = 0x73776d6c
-	// schemaVersion goes up when schema.sql changes.
-	schemaVersion = 1
+	// schemaVersion goes up with the first change of schema.sql after a release. The schemas
+	// of releases are in testdata/schemas, by this number: a test compares. A file with a
+	// lower number is upgraded, so whoever changes what rows mean looks at carryOver too.
+	schemaVersion = 2
 
 	writeBatch = 64              // waiting writes that share one commit
 	busyWait   = 5 * time.Second // how long a write waits for a lock held by a sqlite3 shell
@@ -55,6 +51,7 @@ func init() {
 // State lives here and nowhere else; a transaction is the lock.
 type store struct {
 	path string
+	log  *slog.Logger
 	lock *os.File
 	rw   *sql.DB // one connection, owned by the writer goroutine
 	ro   *sql.DB
@@ -169,10 +166,10 @@ func oneRow(err error) error {
 }
 
 // openStore opens the database at path, making it if it is not there, and takes
-// the lock that keeps a second manager away. Foreign, newer and unreadable files
-// are refused untouched.
-func openStore(ctx context.Context, path string) (*store, error) {
-	fresh, err := checkFile(path)
+// the lock that keeps a second manager away. An older one is upgraded, a damaged one
+// set aside and made anew; foreign, newer and unreadable files are refused untouched.
+func openStore(ctx context.Context, log *slog.Logger, path string) (*store, error) {
+	found, err := checkFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -181,132 +178,20 @@ func openStore(ctx context.Context, path string) (*store, error) {
 		return nil, fmt.Errorf("state database %s: %w", path, err)
 	}
 	s := &store{
-		path: path, lock: lock,
+		path: path, log: log, lock: lock,
 		writes: make(chan *write, writeBatch), stop: make(chan struct{}), done: make(chan struct{}),
 		wrote: make(chan struct{}, 1), finish: make(chan struct{}, 1), folded: make(chan struct{}),
 		eventsCh: make(chan struct{}),
 	}
-	err = makePrivate(path)
-	if err == nil && fresh {
-		err = create(ctx, path)
-	}
+	err = settleFile(ctx, log, path, found)
 	if err == nil {
 		err = s.open(ctx)
 	}
 	if err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("state database %s: %w", path, err)
+		return nil, fmt.Errorf("state database %s: %w", path, storeReason(err))
 	}
 	return s, nil
-}
-
-// checkFile looks at path with lstat and reads its header, before SQLite has it
-// open: closing any other handle later would drop SQLite's own locks.
-func checkFile(path string) (fresh bool, err error) {
-	dir, err := os.Stat(filepath.Dir(path))
-	if err != nil {
-		return false, fmt.Errorf("state database %s: %w; make the directory, or name another file with -db", path, plain(err))
-	}
-	if !dir.IsDir() {
-		return false, fmt.Errorf("state database %s: %s is not a directory", path, filepath.Dir(path))
-	}
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("state database %s: %w", path, plain(err))
-	}
-	if !info.Mode().IsRegular() {
-		return false, fmt.Errorf("state database %s: not a regular file; name another file with -db", path)
-	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		return false, fmt.Errorf("state database %s: belongs to user %d, not to user %d who runs swarmlite", path, st.Uid, os.Geteuid())
-	}
-	if info.Size() == 0 {
-		return true, nil
-	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return false, fmt.Errorf("state database %s: %w; it must be readable and writable", path, plain(err))
-	}
-	defer f.Close()
-	var head [100]byte // SQLite's file header: magic at 0, user_version at 60, application_id at 68
-	_, err = f.ReadAt(head[:], 0)
-	if _, half := os.Lstat(path + "-journal"); half == nil && err == nil && (head == [100]byte{} || binary.BigEndian.Uint32(head[68:]) == applicationID) {
-		return true, nil // there is such a journal only while create is at work: it was killed
-	}
-	if err != nil || string(head[:16]) != "SQLite format 3\x00" {
-		return false, fmt.Errorf("state database %s: not a SQLite database; name another file with -db, or move this one away", path)
-	}
-	if id := binary.BigEndian.Uint32(head[68:]); id != applicationID {
-		return false, fmt.Errorf("state database %s: belongs to another program; name another file with -db", path)
-	}
-	if v := binary.BigEndian.Uint32(head[60:]); v > schemaVersion {
-		return false, fmt.Errorf("state database %s: made by a newer swarmlite (schema %d, this one knows %d); run that version, or name another file with -db", path, v, schemaVersion)
-	}
-	return false, nil
-}
-
-// plain strips the operation and path from a file error: our messages name the path already.
-func plain(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
-}
-
-func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock file %s: %w; the directory must be writable, or name another file with -db", path, plain(err))
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, errors.New("in use by another swarmlite manager; stop that one, or name another file with -db")
-	}
-	return f, nil
-}
-
-// makePrivate takes others' rights away from the files that are there: a copied
-// database has whatever mode it was copied with, and SQLite gives its own to the
-// files beside it.
-func makePrivate(path string) error {
-	for _, suffix := range []string{"", "-wal", "-shm", ".lock"} {
-		info, err := os.Lstat(path + suffix)
-		if err == nil && info.Mode().IsRegular() && info.Mode() != 0o600 {
-			err = os.Chmod(path+suffix, 0o600)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return plain(err)
-		}
-	}
-	return nil
-}
-
-func dsn(path, pragmas string) string {
-	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + pragmas
-}
-
-// create makes the file and its schema in one rollback-journal transaction, so
-// that the file is either empty or whole, and its header says whose it is.
-func create(ctx context.Context, path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return plain(err)
-	}
-	f.Close()
-	db, err := sql.Open("sqlite", dsn(path, "_pragma=foreign_keys(0)"))
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	id := make([]byte, 16)
-	crand.Read(id)
-	_, err = db.ExecContext(ctx, fmt.Sprintf("BEGIN EXCLUSIVE; PRAGMA application_id = %d; PRAGMA user_version = %d;\n%s;\n"+
-		"INSERT INTO manager (id, cluster_id) VALUES (1, '%s'); COMMIT", applicationID, schemaVersion, schema, hex.EncodeToString(id)))
-	return err
 }
 
 // open connects the writer and the readers and starts the writer goroutine.
@@ -508,24 +393,40 @@ func (t *tx) inSavepoint(fn func(*tx) error) (err error) {
 // storeError turns what SQLite says into the words a client gets: creates and
 // other writes that need the database answer 503, reads and relays go on.
 func storeError(err error) error {
+	if sqliteCode(err) == 0 {
+		return err
+	}
+	return errorf(503, "state database: %s", storeWords(err))
+}
+
+// storeReason is err with what SQLite says in a person's words.
+func storeReason(err error) error {
 	var se *sqlite.Error
 	if !errors.As(err, &se) {
 		return err
 	}
-	reason := err.Error()
-	switch se.Code() & 0xff {
+	return errors.New(strings.Replace(err.Error(), se.Error(), storeWords(se), 1))
+}
+
+// storeWords says why SQLite refuses.
+func storeWords(err error) string {
+	code := sqliteCode(err)
+	switch code & 0xff {
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
-		reason = "locked by another program"
+		return "locked by another program"
 	case sqlite3.SQLITE_FULL:
-		reason = "disk full"
+		return "disk full"
 	case sqlite3.SQLITE_READONLY:
-		reason = "read-only"
+		return "read-only"
 	case sqlite3.SQLITE_IOERR:
-		reason = "disk I/O error"
+		if code == sqlite3.SQLITE_IOERR_SHMSIZE { // no room for the file in which readers and the writer meet
+			return "disk full"
+		}
+		return "disk I/O error"
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		reason = "damaged"
+		return "damaged"
 	}
-	return errorf(503, "state database: %s", reason)
+	return err.Error()
 }
 
 // stmt returns query prepared for the readers; only texts fixed in the program come here.

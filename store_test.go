@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -19,7 +20,7 @@ import (
 // testStore is a new state database that is closed when the test ends.
 func testStore(t testing.TB) *store {
 	t.Helper()
-	s, err := openStore(t.Context(), filepath.Join(t.TempDir(), "swarmlite.db"))
+	s, err := openStore(t.Context(), slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), "swarmlite.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +243,7 @@ func TestWriteOfAClientThatLeft(t *testing.T) {
 func TestCloseFinishesWritesAndFoldsTheLog(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "swarmlite.db")
-	st, err := openStore(t.Context(), path)
+	st, err := openStore(t.Context(), slog.New(slog.DiscardHandler), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +268,7 @@ func TestCloseFinishesWritesAndFoldsTheLog(t *testing.T) {
 	if files := fmt.Sprint(fileNames(t, filepath.Dir(path))); files != "[swarmlite.db swarmlite.db.lock]" {
 		t.Errorf("files after close: %s, want the database and its lock", files)
 	}
-	st, err = openStore(t.Context(), path)
+	st, err = openStore(t.Context(), slog.New(slog.DiscardHandler), path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -86,7 +87,7 @@ func TestOpenStoreRefusesFilesItMustNotTouch(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "swarmlite.db")
 			tt.make(path)
 			before := snapshot(t, filepath.Dir(path))
-			s, err := openStore(t.Context(), path)
+			s, err := openStore(t.Context(), slog.New(slog.DiscardHandler), path)
 			if err == nil {
 				s.close()
 			}
@@ -114,7 +115,7 @@ func TestOpenStoreRefusesPlacesItCannotUse(t *testing.T) {
 	} {
 		path = filepath.Join(dir, path)
 		before := snapshot(t, dir)
-		if s, err := openStore(t.Context(), path); err == nil || !strings.HasPrefix(err.Error(), "state database "+path+": ") || !strings.HasSuffix(err.Error(), want) {
+		if s, err := openStore(t.Context(), slog.New(slog.DiscardHandler), path); err == nil || !strings.HasPrefix(err.Error(), "state database "+path+": ") || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("openStore(%.60s) = %v, want … %s", path, err, want)
 			if err == nil {
 				s.close()
@@ -155,7 +156,7 @@ func TestOpenStoreRefusesWhatAnotherUserHas(t *testing.T) {
 	}
 	before := snapshot(t, dir)
 	check := func(path, want string) {
-		s, err := openStore(t.Context(), path)
+		s, err := openStore(t.Context(), slog.New(slog.DiscardHandler), path)
 		if err == nil {
 			s.close()
 		}
@@ -185,7 +186,7 @@ func TestSecondManagerIsRefused(t *testing.T) {
 	t.Parallel()
 	st := testNode(t)
 	began := time.Now()
-	_, err := openStore(t.Context(), st.path)
+	_, err := openStore(t.Context(), slog.New(slog.DiscardHandler), st.path)
 	if want := "state database " + st.path + ": in use by another swarmlite manager; stop that one, or name another file with -db"; err == nil || err.Error() != want {
 		t.Errorf("openStore of a file in use = %v\nwant %s", err, want)
 	}
@@ -211,7 +212,7 @@ func TestStateIsPrivate(t *testing.T) {
 		if err := before(path); err != nil {
 			t.Fatal(err)
 		}
-		st, err := openStore(t.Context(), path)
+		st, err := openStore(t.Context(), slog.New(slog.DiscardHandler), path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -231,7 +232,7 @@ func TestStateIsPrivate(t *testing.T) {
 // copyOfStore writes a whole, closed database to path.
 func copyOfStore(t *testing.T, path string, mode os.FileMode) error {
 	t.Helper()
-	st, err := openStore(t.Context(), filepath.Join(t.TempDir(), "swarmlite.db"))
+	st, err := openStore(t.Context(), slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), "swarmlite.db"))
 	if err != nil {
 		return err
 	}
@@ -244,35 +245,24 @@ func copyOfStore(t *testing.T, path string, mode os.FileMode) error {
 }
 
 // TestCrashWhileTheFileIsMade: a manager that was killed while it wrote the schema
-// leaves a file and a journal. The next one starts afresh.
+// leaves a file beside the one it was to be. The next one starts afresh.
 func TestCrashWhileTheFileIsMade(t *testing.T) {
 	t.Parallel()
-	half := filepath.Join(t.TempDir(), "half.db")
-	db, err := sql.Open("sqlite", dsn(half, "_pragma=cache_size(1)"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	if _, err := db.Exec(fmt.Sprintf("BEGIN EXCLUSIVE; PRAGMA application_id = %d; PRAGMA user_version = %d;%s", applicationID, schemaVersion, schema)); err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(t.TempDir(), "swarmlite.db")
-	for _, suffix := range []string{"", "-journal"} {
-		data, err := os.ReadFile(half + suffix)
-		if err != nil || len(data) == 0 {
-			t.Fatalf("nothing was spilled to %s: %v", half+suffix, err)
-		}
-		if err := os.WriteFile(path+suffix, data, 0o600); err != nil {
+	for _, suffix := range []string{".new", ".new-journal", "-journal", "-wal"} {
+		if err := os.WriteFile(path+suffix, []byte(strings.Repeat("half of it", 1000)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	st, err := openStore(t.Context(), path)
+	st, err := openStore(t.Context(), slog.New(slog.DiscardHandler), path)
 	if err != nil {
 		t.Fatalf("openStore after a crash = %v", err)
 	}
 	defer st.close()
 	if got := st.one(t, "SELECT length(cluster_id), (SELECT count(*) FROM why) FROM manager"); got != "32|0" {
 		t.Errorf("length of cluster ID|placements = %s, want 32|0", got)
+	}
+	if left, _ := filepath.Glob(path + ".new*"); left != nil {
+		t.Errorf("%q are left", left)
 	}
 }

@@ -1,0 +1,500 @@
+CREATE TABLE manager (
+  /* The manager itself: one row, written at each start. */
+  id            INTEGER PRIMARY KEY CHECK (id = 1),
+  cluster_id    TEXT    NOT NULL,                -- shown as ID by docker info; made once, never changes
+  version       TEXT    NOT NULL DEFAULT '',     -- of the program that runs, or ran last
+  strategy      TEXT    NOT NULL DEFAULT 'spread',
+  strategy_sql  TEXT    NOT NULL DEFAULT '',     -- of a strategy of the operator's; '' for one that is built in
+  filters       TEXT    NOT NULL DEFAULT '',     -- names in use, comma between
+  overcommit    REAL    NOT NULL DEFAULT 0.05,   -- 0.05 promises 105 % of a node's CPUs and memory
+  count_stopped INTEGER NOT NULL DEFAULT 0 CHECK (count_stopped IN (0, 1)),
+  relay_ports   INTEGER NOT NULL DEFAULT 0 CHECK (relay_ports IN (0, 1)), -- 1: a fixed port may be published once in the cluster
+  group_by      TEXT    NOT NULL DEFAULT '[]',   -- labels whose value makes a group, JSON
+  started_at    INTEGER NOT NULL DEFAULT 0       -- unix seconds
+) STRICT;
+
+CREATE TABLE nodes (
+  /* A Docker host the cluster knows. The operator gives the address and sets the
+     availability; all else is what its engine says, or what we reserved there. */
+  id                INTEGER PRIMARY KEY,
+  address           TEXT    NOT NULL UNIQUE,       -- tcp://host:port or unix:///path
+  engine_id         TEXT,                          -- NULL until the engine has answered once
+  name              TEXT    NOT NULL DEFAULT '',   -- host name of the engine; a clash gets the address behind it
+  ip                TEXT    NOT NULL DEFAULT '',   -- numeric, shown for published ports; '' for a local socket
+  state             TEXT    NOT NULL DEFAULT 'pending'
+                    CHECK (state IN ('pending', 'healthy', 'unhealthy', 'duplicate', 'removed')),
+  state_at          INTEGER NOT NULL DEFAULT 0,    -- unix seconds, when the state began
+  availability      TEXT    NOT NULL DEFAULT 'active'
+                    CHECK (availability IN ('active', 'pause', 'drain')),
+  step              TEXT    NOT NULL DEFAULT '',   -- what was being done when it went wrong: ping, info, events, …
+  error             TEXT    NOT NULL DEFAULT '',   -- the last error, '' when all is well
+  failures          INTEGER NOT NULL DEFAULT 0,    -- in a row, 0 to 3; a node that failed lately is chosen last
+  answers           INTEGER NOT NULL DEFAULT 1 CHECK (answers IN (0, 1)),   -- 0: was silent when a create needed it
+  confirmed         INTEGER NOT NULL DEFAULT 0 CHECK (confirmed IN (0, 1)), -- 1: listed since the manager started
+  cpus              INTEGER NOT NULL DEFAULT 0,
+  memory_bytes      INTEGER NOT NULL DEFAULT 0,
+  slots             INTEGER,                       -- label containerslots; NULL: no limit
+  storage_driver    TEXT    NOT NULL DEFAULT '',
+  image_store       TEXT    NOT NULL DEFAULT 'graph'  -- the two kinds give one image different IDs
+                    CHECK (image_store IN ('graph', 'containerd')),
+  kernel_version    TEXT    NOT NULL DEFAULT '',
+  operating_system  TEXT    NOT NULL DEFAULT '',
+  os_type           TEXT    NOT NULL DEFAULT '',
+  architecture      TEXT    NOT NULL DEFAULT '',
+  engine_version    TEXT    NOT NULL DEFAULT '',
+  api_version       TEXT    NOT NULL DEFAULT '',   -- the highest the engine speaks
+  min_api_version   TEXT    NOT NULL DEFAULT '',   -- the lowest
+  clock_skew_ms     INTEGER NOT NULL DEFAULT 0,    -- engine's clock minus the manager's
+  engine_labels     TEXT    NOT NULL DEFAULT '{}', -- as the engine gave them, a JSON object
+  docker_swarm      TEXT    NOT NULL DEFAULT '',   -- ID of the swarm (Docker's Swarm mode) its engine is in; '' = none
+  swarm_manager     INTEGER NOT NULL DEFAULT 0 CHECK (swarm_manager IN (0, 1)), -- 1: and manages
+  swarm_node        TEXT    NOT NULL DEFAULT '',   -- the engine's own ID in that swarm
+  swarm_managers    TEXT    NOT NULL DEFAULT '[]', -- such IDs of the managers it knows, JSON
+  added_at          INTEGER NOT NULL DEFAULT (strftime('%s','now')), -- unix seconds
+  spec_version      INTEGER NOT NULL DEFAULT 1,    -- goes up with every docker node update
+  containers        INTEGER NOT NULL DEFAULT 0,    -- that count, reservations included; kept by triggers,
+  used_nano_cpus    INTEGER NOT NULL DEFAULT 0,    -- as are the sums of what they reserve
+  used_memory_bytes INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX nodes_by_engine_id ON nodes (engine_id);
+CREATE INDEX nodes_by_name ON nodes (name);
+
+CREATE TABLE node_info (
+  /* What engines say of themselves, whole. Apart from nodes, whose rows are written
+     with every create and must stay short. */
+  node_id INTEGER PRIMARY KEY REFERENCES nodes (id) ON DELETE CASCADE,
+  info    TEXT NOT NULL,                           -- the engine's own /info, JSON
+  version TEXT NOT NULL                            -- the engine's own /version, JSON
+) STRICT;
+
+CREATE TABLE node_labels (
+  /* Labels that constraints see. 'operator' covers 'engine'; 'automatic' ones
+     (storagedriver, kernelversion, operatingsystem, ostype, architecture) cannot be covered. */
+  node_id INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  key     TEXT    NOT NULL,
+  value   TEXT    NOT NULL,
+  source  TEXT    NOT NULL CHECK (source IN ('engine', 'operator', 'automatic')),
+  PRIMARY KEY (node_id, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX node_labels_by_value ON node_labels (key, value, node_id);
+
+CREATE TABLE containers (
+  /* What the engines report, one row a container; also written when an engine
+     has answered a create, before the client hears of it. */
+  id           INTEGER PRIMARY KEY,
+  node_id      INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  container_id TEXT    NOT NULL,               -- 64 hex digits
+  name         TEXT    NOT NULL,               -- without the slash; unique unless made behind our back
+  image        TEXT    NOT NULL,               -- as the create gave it
+  image_id     TEXT    NOT NULL DEFAULT '',
+  state        TEXT    NOT NULL CHECK (state IN
+               ('created', 'running', 'paused', 'restarting', 'removing', 'exited', 'dead', 'stopping', 'unknown')),
+  created_at   INTEGER NOT NULL,               -- unix seconds, the engine's clock
+  status_head  TEXT    NOT NULL DEFAULT '',    -- docker ps shows head, the time since status_at, tail:
+  status_at    INTEGER,                        -- unix seconds, our clock; NULL: the words hold no time
+  status_tail  TEXT    NOT NULL DEFAULT '',    -- 'Up ' … ' (healthy)', 'Exited (0) ' … ' ago'
+  swarm_id     TEXT    NOT NULL DEFAULT '',    -- label com.docker.swarm.id, given by us at the create
+  counted      INTEGER NOT NULL DEFAULT 1 CHECK (counted IN (0, 1)), -- 1: takes room on its node
+  inspected    INTEGER NOT NULL DEFAULT 0 CHECK (inspected IN (0, 1)), -- 1: what it reserves is known
+  nano_cpus    INTEGER NOT NULL DEFAULT 0,     -- reserved, 1e-9 CPU
+  memory_bytes INTEGER NOT NULL DEFAULT 0,     -- reserved
+  summary      TEXT    NOT NULL,               -- the engine's own list entry less its Status, JSON
+  UNIQUE (container_id, node_id)
+) STRICT;
+CREATE INDEX containers_by_name ON containers (name);
+CREATE INDEX containers_by_node ON containers (node_id);
+CREATE INDEX containers_by_swarm_id ON containers (swarm_id) WHERE swarm_id <> '';
+CREATE INDEX containers_by_age ON containers (created_at DESC, id DESC);
+
+CREATE TABLE container_labels (
+  /* Labels of containers, for filters and affinities. */
+  container INTEGER NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+  key       TEXT    NOT NULL,
+  value     TEXT    NOT NULL,
+  PRIMARY KEY (container, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX container_labels_by_value ON container_labels (key, value);
+
+CREATE TABLE reservations (
+  /* Room promised on a node until its engine has answered a create. Rows found
+     at start, or left by an engine that did not answer in time, are settled by a
+     look at the node: for the label com.docker.swarm.id of a container, for the
+     name of a network or volume. */
+  id           INTEGER PRIMARY KEY,
+  kind         TEXT    NOT NULL DEFAULT 'container' CHECK (kind IN ('container', 'network', 'volume')),
+  node_id      INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  placement_id INTEGER NOT NULL REFERENCES placements (id),
+  swarm_id     TEXT    NOT NULL UNIQUE,
+  name         TEXT    NOT NULL,               -- '' = the engine names the volume
+  image        TEXT    NOT NULL,
+  nano_cpus    INTEGER NOT NULL CHECK (nano_cpus >= 0),
+  memory_bytes INTEGER NOT NULL CHECK (memory_bytes >= 0),
+  labels       TEXT    NOT NULL DEFAULT '{}',  -- of the container to be, JSON
+  volumes      TEXT    NOT NULL DEFAULT '[]',  -- named volumes it will bring into being, JSON
+  group_key    TEXT    NOT NULL DEFAULT '',    -- label=value of the group it belongs to; '' = none
+  state        TEXT    NOT NULL DEFAULT 'asking' CHECK (state IN ('asking', 'unknown')),
+               -- unknown: nobody waits for the engine's answer any more
+  made_at      INTEGER NOT NULL DEFAULT (strftime('%s','now')) -- unix seconds
+) STRICT;
+CREATE INDEX reservations_by_node ON reservations (node_id);
+CREATE UNIQUE INDEX reservations_by_name ON reservations (name) WHERE kind = 'container';
+CREATE INDEX reservations_by_group ON reservations (group_key) WHERE group_key <> '';
+
+CREATE TABLE waiting (
+  /* Creates that wait for room (label com.docker.swarm.wait, flag -wait), in line by id. Once the
+     head of the line has waited a quarter of its time, nodes that could be of use to it are kept
+     from those behind. A row goes when its create is placed or its time is up, or its client
+     hangs up; all go when the manager starts. */
+  id       INTEGER PRIMARY KEY,
+  name     TEXT    NOT NULL UNIQUE,            -- held: a create of that name is in conflict
+  image    TEXT    NOT NULL,
+  request  TEXT    NOT NULL,                   -- what placement looks at, JSON
+  since_ms INTEGER NOT NULL,                   -- unix milliseconds
+  until_ms INTEGER NOT NULL,                   -- unix milliseconds
+  nodes    TEXT    NOT NULL,                   -- ids of nodes where it could go but for room, JSON
+  message  TEXT    NOT NULL                    -- why it does not fit yet
+) STRICT;
+
+CREATE TABLE ports (
+  /* Host ports in use on a node, or promised: exactly one of container and reservation is set. */
+  id          INTEGER PRIMARY KEY,
+  node_id     INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  container   INTEGER REFERENCES containers (id) ON DELETE CASCADE,
+  reservation INTEGER REFERENCES reservations (id) ON DELETE CASCADE,
+  host_ip     TEXT    NOT NULL,                -- '' = every address
+  host_port   INTEGER NOT NULL CHECK (host_port BETWEEN 1 AND 65535),
+  last_port   INTEGER NOT NULL,                -- of a promised range; else = host_port
+  protocol    TEXT    NOT NULL,                -- tcp, udp, sctp
+  CHECK ((container IS NULL) <> (reservation IS NULL))
+) STRICT;
+CREATE INDEX ports_by_node ON ports (node_id, protocol, host_port);
+CREATE INDEX ports_by_container ON ports (container) WHERE container IS NOT NULL;
+CREATE INDEX ports_by_reservation ON ports (reservation) WHERE reservation IS NOT NULL;
+
+CREATE TABLE relays (
+  /* With -relay-ports: the manager's own ports that lead to containers' published ones. */
+  protocol    TEXT    NOT NULL CHECK (protocol IN ('tcp', 'udp')),
+  listen_port INTEGER NOT NULL CHECK (listen_port BETWEEN 1 AND 65535), -- on the manager
+  container   INTEGER NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+  host_ip     TEXT    NOT NULL,                -- on the node; '' = every address
+  host_port   INTEGER NOT NULL,                -- on the node
+  PRIMARY KEY (protocol, listen_port)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX relays_by_container ON relays (container);
+
+CREATE TABLE mounts (
+  /* Where containers have volumes and host paths. */
+  container   INTEGER NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+  type        TEXT    NOT NULL,                -- volume, bind, tmpfs, …
+  name        TEXT    NOT NULL,                -- of the volume, '' for other types
+  source      TEXT    NOT NULL,
+  destination TEXT    NOT NULL,
+  PRIMARY KEY (container, destination)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX mounts_by_name ON mounts (name) WHERE name <> '';
+
+CREATE TABLE container_networks (
+  /* Which networks containers are attached to. */
+  container  INTEGER NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+  name       TEXT    NOT NULL,
+  network_id TEXT    NOT NULL,
+  PRIMARY KEY (container, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX container_networks_by_id ON container_networks (network_id);
+
+CREATE TABLE images (
+  /* Images by node, as the engines list them. */
+  node_id    INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  image_id   TEXT    NOT NULL,                 -- sha256:…
+  parent_id  TEXT    NOT NULL DEFAULT '',
+  created_at INTEGER NOT NULL,                 -- unix seconds
+  size_bytes INTEGER NOT NULL DEFAULT 0,
+  dangling   INTEGER NOT NULL DEFAULT 0 CHECK (dangling IN (0, 1)), -- 1: has no tag
+  summary    TEXT    NOT NULL,                 -- the engine's own list entry, JSON
+  PRIMARY KEY (node_id, image_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX images_by_id ON images (image_id);
+
+CREATE TABLE image_names (
+  /* What images are called on each node: docker.io/library/busybox:latest, or name@sha256:…. */
+  node_id  INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  name     TEXT    NOT NULL,                   -- normalised reference
+  image_id TEXT    NOT NULL,
+  PRIMARY KEY (node_id, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_names_by_name ON image_names (name, node_id);
+
+CREATE TABLE image_copies (
+  /* Copies that have another ID than what they were copied from: the image stores of the two
+     nodes are of different kinds. */
+  node_id  INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  image_id TEXT    NOT NULL,                   -- on this node
+  copy_of  TEXT    NOT NULL,                   -- the image's ID where it came from
+  PRIMARY KEY (node_id, image_id, copy_of)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_copies_by_source ON image_copies (copy_of);
+
+CREATE TABLE image_tags (
+  /* What a tag means in the cluster: set by the last pull, build, load, import, commit or tag.
+     A node that has another image of this name gets the right one before it is used there. */
+  name     TEXT    PRIMARY KEY,                -- normalised reference
+  image_id TEXT    NOT NULL,
+  node_id  INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE, -- where it was set
+  set_at   INTEGER NOT NULL DEFAULT (strftime('%s','now')) -- unix seconds
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE pulls (
+  /* An image that a create found missing everywhere: the pull that follows lands on the node
+     that the create had picked. */
+  name     TEXT    PRIMARY KEY,                -- normalised reference
+  node_id  INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  until_at INTEGER NOT NULL                    -- unix seconds; forgotten afterwards
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE builders (
+  /* Where a client builds: its session, its cache and its base images meet there. */
+  client  TEXT    PRIMARY KEY,                 -- certificate's name, else address; or the ID of a BuildKit session
+  node_id INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  set_at  INTEGER NOT NULL DEFAULT (strftime('%s','now')) -- unix seconds
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE networks (
+  /* Networks by node, as the engines list them. */
+  node_id    INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  network_id TEXT    NOT NULL,
+  name       TEXT    NOT NULL,
+  driver     TEXT    NOT NULL,
+  scope      TEXT    NOT NULL,                 -- local, swarm, global
+  created_at TEXT    NOT NULL,                 -- as the engine writes it
+  listed     INTEGER NOT NULL DEFAULT 1 CHECK (listed IN (0, 1)),
+             -- 0: a swarm's network that this worker does not use now; kept while no manager is known
+  summary    TEXT    NOT NULL,                 -- the engine's own list entry, JSON
+  PRIMARY KEY (node_id, network_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX networks_by_name ON networks (name);
+CREATE INDEX networks_by_id ON networks (network_id);
+
+CREATE TABLE network_labels (
+  /* Labels of networks, for groups. */
+  node_id    INTEGER NOT NULL,
+  network_id TEXT    NOT NULL,
+  key        TEXT    NOT NULL,
+  value      TEXT    NOT NULL,
+  PRIMARY KEY (node_id, network_id, key),
+  FOREIGN KEY (node_id, network_id) REFERENCES networks (node_id, network_id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX network_labels_by_value ON network_labels (key, value);
+
+CREATE TABLE volumes (
+  /* Volumes by node, as the engines list them. */
+  node_id    INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  name       TEXT    NOT NULL,
+  driver     TEXT    NOT NULL,
+  scope      TEXT    NOT NULL,                 -- local, global
+  created_at TEXT    NOT NULL,                 -- as the engine writes it
+  summary    TEXT    NOT NULL,                 -- the engine's own list entry, JSON
+  PRIMARY KEY (node_id, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX volumes_by_name ON volumes (name);
+
+CREATE TABLE volume_labels (
+  /* Labels of volumes, for groups. */
+  node_id INTEGER NOT NULL,
+  name    TEXT    NOT NULL,
+  key     TEXT    NOT NULL,
+  value   TEXT    NOT NULL,
+  PRIMARY KEY (node_id, name, key),
+  FOREIGN KEY (node_id, name) REFERENCES volumes (node_id, name) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX volume_labels_by_value ON volume_labels (key, value);
+
+CREATE TABLE execs (
+  /* Which node has an exec; written before the client hears its ID. */
+  exec_id      TEXT    PRIMARY KEY,
+  node_id      INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  container_id TEXT    NOT NULL,
+  made_at      INTEGER NOT NULL DEFAULT (strftime('%s','now')) -- unix seconds
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE placements (
+  /* The ledger: every decision, for ever (or as long as -history keeps it). */
+  id           INTEGER PRIMARY KEY,
+  at           INTEGER NOT NULL DEFAULT (strftime('%s','now')), -- unix seconds
+  kind         TEXT    NOT NULL DEFAULT 'container'
+               CHECK (kind IN ('container', 'network', 'volume', 'image', 'build')),
+  name         TEXT    NOT NULL,
+  image        TEXT    NOT NULL DEFAULT '',
+  swarm_id     TEXT    NOT NULL DEFAULT '',
+  request      TEXT    NOT NULL DEFAULT '{}',  -- what placement looked at, JSON; no environment values
+  strategy     TEXT    NOT NULL,
+  seed         INTEGER NOT NULL DEFAULT 0,     -- strategy random: gives the same order again
+  nodes        INTEGER NOT NULL,               -- nodes looked at
+  fitting      INTEGER,                        -- nodes that passed every filter; NULL: over 200 nodes, not counted
+  node_id      INTEGER,                        -- NULL: no node fits. No reference: a node may go, its history stays
+  node         TEXT    NOT NULL DEFAULT '',    -- the node's name at that time
+  score        INTEGER,
+  outcome      TEXT    NOT NULL
+               CHECK (outcome IN ('reserved', 'created', 'refused', 'failed', 'moved', 'unknown')),
+               -- refused: no node fits; failed: the engine said no; moved: the engine was silent before
+               -- it was asked; unknown: the engine was asked and has not answered
+  message      TEXT    NOT NULL DEFAULT '',    -- the error that the client got
+  container_id TEXT    NOT NULL DEFAULT '',
+  decide_us    INTEGER NOT NULL DEFAULT 0,     -- microseconds to decide and reserve
+  engine_us    INTEGER NOT NULL DEFAULT 0      -- microseconds the engine took to answer
+) STRICT;
+CREATE INDEX placements_by_name ON placements (name);
+CREATE INDEX placements_by_node ON placements (node_id);
+CREATE INDEX placements_by_container ON placements (container_id) WHERE container_id <> '';
+CREATE INDEX placements_by_swarm_id ON placements (swarm_id) WHERE swarm_id <> '';
+
+CREATE TABLE placement_filters (
+  /* How many nodes each clause refused; a node counts for the first that refuses it. */
+  placement_id INTEGER NOT NULL REFERENCES placements (id) ON DELETE CASCADE,
+  filter       TEXT    NOT NULL,               -- health, constraint, resources, …
+  clause       TEXT    NOT NULL,               -- in words: fail constraint storage==ssd
+  refused      INTEGER NOT NULL,
+  PRIMARY KEY (placement_id, filter, clause)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE placement_nodes (
+  /* Node by node: all of up to 200 for a success, up to 50 for a refusal. */
+  placement_id INTEGER NOT NULL REFERENCES placements (id) ON DELETE CASCADE,
+  node         TEXT    NOT NULL,
+  address      TEXT    NOT NULL,
+  refused_by   TEXT    NOT NULL DEFAULT '',    -- the clause in words; '' = it fits
+  score        INTEGER,                        -- NULL when it does not fit
+  PRIMARY KEY (placement_id, address)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE events (
+  /* Every event of every engine and of the cluster, trimmed to the last 100,000. */
+  id        INTEGER PRIMARY KEY,
+  at_nano   INTEGER NOT NULL,                  -- unix nanoseconds when it reached us, our clock
+  node_id   INTEGER,                           -- NULL: the manager's own
+  node      TEXT    NOT NULL DEFAULT '',
+  time_nano INTEGER NOT NULL,                  -- unix nanoseconds, the engine's clock
+  type      TEXT    NOT NULL,
+  action    TEXT    NOT NULL,
+  actor     TEXT    NOT NULL DEFAULT '',       -- ID or name of what it happened to
+  body      TEXT    NOT NULL                   -- the event as the engine sent it, JSON
+) STRICT;
+CREATE UNIQUE INDEX events_once ON events (node_id, time_nano, actor, action, type);
+CREATE INDEX events_by_arrival ON events (at_nano);
+
+CREATE TRIGGER containers_added AFTER INSERT ON containers WHEN new.counted BEGIN
+  /* The sums of nodes: what is counted there is added, */
+  UPDATE nodes SET containers = containers + 1,
+         used_nano_cpus = used_nano_cpus + new.nano_cpus,
+         used_memory_bytes = used_memory_bytes + new.memory_bytes WHERE id = new.node_id;
+END;
+CREATE TRIGGER containers_gone AFTER DELETE ON containers WHEN old.counted BEGIN
+  /* subtracted when it goes, */
+  UPDATE nodes SET containers = containers - 1,
+         used_nano_cpus = used_nano_cpus - old.nano_cpus,
+         used_memory_bytes = used_memory_bytes - old.memory_bytes WHERE id = old.node_id;
+END;
+CREATE TRIGGER containers_changed AFTER UPDATE OF counted, nano_cpus, memory_bytes ON containers
+WHEN old.counted <> new.counted OR old.nano_cpus <> new.nano_cpus OR old.memory_bytes <> new.memory_bytes BEGIN
+  /* and both when it changes; a container never changes its node. */
+  UPDATE nodes SET containers = containers - old.counted + new.counted,
+         used_nano_cpus = used_nano_cpus - old.counted * old.nano_cpus + new.counted * new.nano_cpus,
+         used_memory_bytes = used_memory_bytes - old.counted * old.memory_bytes + new.counted * new.memory_bytes
+   WHERE id = new.node_id;
+END;
+CREATE TRIGGER reservations_added AFTER INSERT ON reservations WHEN new.kind = 'container' BEGIN
+  /* A reservation counts as the container that it will be; */
+  UPDATE nodes SET containers = containers + 1,
+         used_nano_cpus = used_nano_cpus + new.nano_cpus,
+         used_memory_bytes = used_memory_bytes + new.memory_bytes WHERE id = new.node_id;
+END;
+CREATE TRIGGER reservations_gone AFTER DELETE ON reservations WHEN old.kind = 'container' BEGIN
+  /* what it reserves never changes. */
+  UPDATE nodes SET containers = containers - 1,
+         used_nano_cpus = used_nano_cpus - old.nano_cpus,
+         used_memory_bytes = used_memory_bytes - old.memory_bytes WHERE id = old.node_id;
+END;
+
+CREATE VIEW node_load AS
+  /* What the scheduler selects from: each node with its room, overcommit included. */
+  SELECT n.id, n.name, n.address, n.engine_id, n.state, n.availability, n.answers, n.confirmed, n.failures,
+         n.containers, n.slots, n.os_type, n.architecture, n.api_version, n.min_api_version,
+         CAST(n.cpus * 1000000000 * (1 + m.overcommit) AS INTEGER) AS nano_cpus,
+         n.used_nano_cpus,
+         CAST(n.memory_bytes * (1 + m.overcommit) AS INTEGER) AS memory_bytes,
+         n.used_memory_bytes
+    FROM nodes n, manager m
+   WHERE m.id = 1 /* one row: SQLite would build an index otherwise */ AND n.state <> 'removed';
+
+CREATE VIEW cluster AS
+  /* The nodes at a glance. */
+  SELECT l.name AS node, l.state, l.availability, l.containers,
+         printf('%.2f / %.2f', l.used_nano_cpus / 1e9, l.nano_cpus / 1e9) AS "reserved CPUs",
+         printf('%.0f / %.0f MiB', l.used_memory_bytes / 1048576.0, l.memory_bytes / 1048576.0) AS "reserved memory",
+         coalesce((SELECT group_concat(key || '=' || value, ', ') FROM node_labels b
+                    WHERE b.node_id = l.id AND b.source <> 'automatic'), '') AS labels,
+         n.engine_version AS engine, l.address, n.error
+    FROM node_load l JOIN nodes n ON n.id = l.id
+   ORDER BY l.name;
+
+CREATE VIEW ps AS
+  /* The containers at a glance, newest first; status is as of now, without the time. */
+  SELECT substr(c.container_id, 1, 12) AS id, c.name, c.image, n.name AS node, c.state,
+         CASE WHEN n.state = 'healthy' THEN '' ELSE n.state END AS "node trouble",
+         c.nano_cpus / 1e9 AS cpus, c.memory_bytes / 1048576 AS "memory MiB",
+         datetime(c.created_at, 'unixepoch') AS created,
+         coalesce((SELECT group_concat(CASE WHEN p.host_ip = '' THEN n.ip ELSE p.host_ip END || ':' || p.host_port
+                          || '/' || p.protocol, ', ')
+                     FROM ports p WHERE p.container = c.id), '') AS ports
+    FROM containers c JOIN nodes n ON n.id = c.node_id
+   ORDER BY c.created_at DESC, c.id DESC;
+
+CREATE VIEW why AS
+  /* Why each thing is where it is, or why it is nowhere; newest first. */
+  SELECT p.id, datetime(p.at, 'unixepoch') AS at, p.kind, p.name, p.image, p.outcome, p.node,
+         CASE p.outcome
+           WHEN 'refused' THEN p.message
+           WHEN 'failed' THEN p.node || ' was chosen and its engine refused: ' || p.message
+           WHEN 'moved' THEN p.node || ' was chosen and did not answer, so another node was asked'
+           WHEN 'unknown' THEN p.node || ' was asked and has not answered: ' || p.message
+           ELSE p.strategy || ' chose ' || p.node
+                || CASE WHEN p.fitting = 1 THEN ', the only one of ' || p.nodes || ' that fits'
+                        ELSE coalesce(' of ' || p.fitting || ' that fit', '') || ' among ' || p.nodes END
+                || coalesce(' (score ' || p.score || ')', '')
+         END
+         || CASE WHEN p.outcome = 'refused' THEN ''
+                 ELSE coalesce((SELECT '; ' || group_concat(f.refused || ' ' || f.clause, ', ')
+                                  FROM placement_filters f WHERE f.placement_id = p.id), '') END AS reason
+    FROM placements p
+   ORDER BY p.id DESC;
+
+CREATE VIEW trouble AS
+  /* What a person should look at; empty when all is well. */
+  SELECT 'node ' || n.state AS what, n.name AS node,
+         n.address || ' since ' || datetime(n.state_at, 'unixepoch') || ': ' || n.step || ': ' || n.error AS detail
+    FROM nodes n WHERE n.state IN ('pending', 'unhealthy', 'duplicate')
+  UNION ALL
+  SELECT 'bad answer', n.name, n.error FROM nodes n WHERE n.state = 'healthy' AND n.error <> ''
+  UNION ALL
+  SELECT 'clock', n.name, printf('engine is %+.1f s off the manager', n.clock_skew_ms / 1000.0)
+    FROM nodes n WHERE abs(n.clock_skew_ms) >= 2000
+  UNION ALL
+  SELECT 'two kinds of image store', group_concat(name, ', '), 'these have containerd''s, the others not: image IDs differ between them, names work everywhere'
+    FROM nodes
+   WHERE image_store = 'containerd' AND engine_id IS NOT NULL AND state <> 'removed'
+     AND EXISTS (SELECT 1 FROM nodes o WHERE o.image_store = 'graph' AND o.engine_id IS NOT NULL AND o.state <> 'removed')
+   GROUP BY image_store
+  UNION ALL
+  SELECT 'name used twice', group_concat(n.name, ', '), c.name
+    FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name <> '' GROUP BY c.name HAVING count(*) > 1
+  UNION ALL
+  SELECT 'id used twice', group_concat(n.name, ', '), c.container_id
+    FROM containers c JOIN nodes n ON n.id = c.node_id GROUP BY c.container_id HAVING count(*) > 1
+  UNION ALL
+  SELECT 'overcommitted', l.name, printf('%.2f of %.2f CPUs, %.0f of %.0f MiB', l.used_nano_cpus / 1e9,
+         l.nano_cpus / 1e9, l.used_memory_bytes / 1048576.0, l.memory_bytes / 1048576.0)
+    FROM node_load l
+   WHERE l.state = 'healthy' AND (l.used_nano_cpus > l.nano_cpus OR l.used_memory_bytes > l.memory_bytes)
+  UNION ALL
+  SELECT 'create without answer', n.name, r.name || ' since ' || datetime(r.made_at, 'unixepoch')
+    FROM reservations r JOIN nodes n ON n.id = r.node_id
+   WHERE r.made_at < CAST(strftime('%s', 'now') AS INTEGER) - 60;
