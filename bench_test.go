@@ -12,53 +12,57 @@ import (
 	"time"
 )
 
-// benchNodes is a store of n large nodes: one in four has storage=ssd, one in three
-// zone=a.
+// benchNodes is a store of n very large nodes of four sizes, no two with the same memory:
+// one in four has storage=ssd, one in three zone=a.
 func benchNodes(b *testing.B, n int) *store {
 	b.Helper()
 	st := testStore(b)
 	st.sql(b, standardCluster)
 	manyNodes(b, st, n)
-	st.sql(b, `UPDATE nodes SET cpus = 1000000, memory_bytes = 1 << 60;
+	st.sql(b, `UPDATE nodes SET cpus = 1000000 << (id % 4), memory_bytes = (1 << (55 + id % 4)) - id * 4096;
 		INSERT INTO node_labels SELECT id, 'storage', iif(id % 4 = 0, 'ssd', 'disk'), 'engine' FROM nodes;
 		INSERT INTO node_labels SELECT id, 'zone', substr('abc', id % 3 + 1, 1), 'engine' FROM nodes`)
 	return st
 }
 
+// constrained is a create with two constraints, one of them a glob, one a regular expression.
+const constrained = `{"Image": "busybox", "Env": ["constraint:storage!=tape*", "constraint:zone==/^[abc]$/"]}`
+
 // BenchmarkPlace is a decision with its durable reservation and its rows in the
 // ledger, one after the other and eight at once, which share commits.
 func BenchmarkPlace(b *testing.B) {
-	for _, n := range []int{3, 200, 1000} {
+	for _, n := range []int{3, 100, 1000, 5000, 10000} {
 		for _, shape := range []struct{ name, body string }{
 			{"plain", `{"Image": "busybox"}`},
 			{"memory", `{"Image": "busybox", "HostConfig": {"Memory": 67108864}}`},
-			{"constraints", `{"Image": "busybox", "Env": ["constraint:storage!=disk*", "constraint:zone==/^[ab]$/"]}`},
+			{"constraints", constrained},
 		} {
-			if n == 3 && shape.name == "constraints" { // of three nodes some may have neither label
-				shape.body = `{"Image": "busybox", "Env": ["constraint:storage!=tape*", "constraint:zone==/^[abc]$/"]}`
-			}
-			b.Run(fmt.Sprintf("nodes=%d/%s", n, shape.name), func(b *testing.B) {
-				sc := testScheduler(b, benchNodes(b, n), "spread")
-				for b.Loop() {
-					if _, err := sc.placeBody(b.Context(), b, "", shape.body); err != nil {
-						b.Fatal(err)
-					}
-				}
-			})
-			b.Run(fmt.Sprintf("nodes=%d/%s/at-once=8", n, shape.name), func(b *testing.B) {
-				sc := testScheduler(b, benchNodes(b, n), "spread")
-				b.SetParallelism(4) // × 2 processors
-				b.RunParallel(func(pb *testing.PB) {
-					for pb.Next() {
-						if _, err := sc.placeBody(b.Context(), b, "", shape.body); err != nil {
-							b.Error(err)
-							return
-						}
-					}
-				})
-			})
+			b.Run(fmt.Sprintf("nodes=%d/%s", n, shape.name), func(b *testing.B) { benchmarkPlace(b, n, shape.body, false) })
+			b.Run(fmt.Sprintf("nodes=%d/%s/at-once=8", n, shape.name), func(b *testing.B) { benchmarkPlace(b, n, shape.body, true) })
 		}
 	}
+}
+
+func benchmarkPlace(b *testing.B, nodes int, body string, atOnce bool) {
+	sc := testScheduler(b, benchNodes(b, nodes), "spread")
+	if !atOnce {
+		for b.Loop() {
+			if _, err := sc.placeBody(b.Context(), b, "", body); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return
+	}
+	b.SetParallelism(4) // × 2 processors
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := sc.placeBody(b.Context(), b, "", body); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
 }
 
 // nowhere is a client that reads as fast as it is written to, and notes the first byte.
