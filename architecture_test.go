@@ -79,7 +79,7 @@ var layers = []struct{ why, files string }{
 	{"what each noun of the API does that is more than a pass-through; commands that a person runs",
 		"containers rename containerlist exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec plugins explain createflags simulate scratch"},
 	{"what handlers work on, and how a container is found", "cluster"},
-	{"where things go: filters, strategies, groups, refusals", "scheduler workload filters groups strategyfile refusal waiting"},
+	{"where things go: filters, strategies, groups, refusals", "scheduler plan workload filters groups strategyfile refusal waiting"},
 	{"one request to one engine, streams, published ports", "proxy hijack portrelay"},
 	{"what engines have, kept as rows: lists, events, health, creates without an answer", "nodes nodeline nodefile nodefacts nodeevents mirror reservations containerrows imagerows networkrows noderows"},
 	{"the live connection to the daemon on a node", "engine upstream marks ssh"},

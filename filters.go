@@ -7,10 +7,13 @@ import (
 	"strings"
 )
 
+// isHealthy is the clause that lets a query use the indexes by load.
+const isHealthy = "n.state = 'healthy'"
+
 // healthClauses refuse nodes that do not answer.
 func healthClauses(*tx, *workload) ([]clause, error) {
 	return []clause{
-		{one: "is not healthy", many: "are not healthy", sql: "n.state = 'healthy'"},
+		{one: "is not healthy", many: "are not healthy", sql: isHealthy},
 		{one: "does not answer", many: "do not answer", sql: "n.answers = 1"},
 	}, nil
 }
@@ -92,7 +95,7 @@ func exprClause(kind string, e expr, c clause) clause {
 	words := kind + " " + e.String()
 	c.one, c.many, c.soft = "fails "+words, "fail "+words, e.soft
 	if e.not {
-		c.sql = "NOT (" + c.sql + ")"
+		c.sql, c.few = "NOT ("+c.sql+")", nil
 	}
 	return c
 }
@@ -101,17 +104,18 @@ func exprClause(kind string, e expr, c clause) clause {
 // here against the few values there are, so that the statement keeps its shape.
 func (t *tx) constraint(e expr) (clause, error) {
 	if e.key == "node" {
-		values, err := t.matching(e, "SELECT name FROM node_load UNION SELECT engine_id FROM node_load WHERE engine_id IS NOT NULL")
-		return clause{sql: "n.name IN (SELECT value FROM json_each(?1)) OR coalesce(n.engine_id IN (SELECT value FROM json_each(?1)), 0)", args: []any{values}}.numbered(), err
+		values, n, err := t.matching(e, "SELECT name, 1 FROM node_load UNION SELECT engine_id, 1 FROM node_load WHERE engine_id IS NOT NULL")
+		c := clause{sql: "n.name IN (SELECT value FROM json_each(?1)) OR coalesce(n.engine_id IN (SELECT value FROM json_each(?1)), 0)", args: []any{values}}.numbered()
+		c.few = &nodeSet{n, "SELECT id FROM nodes WHERE name IN (SELECT value FROM json_each(?)) UNION ALL SELECT id FROM nodes WHERE engine_id IN (SELECT value FROM json_each(?))", []any{values, values}}
+		return c, err
 	}
-	values, err := t.matching(e, `
-		WITH RECURSIVE v (value) AS (
-			SELECT min(value) FROM node_labels WHERE key = ?1
-			UNION ALL
-			SELECT (SELECT min(value) FROM node_labels WHERE key = ?1 AND value > v.value) FROM v WHERE v.value IS NOT NULL)
-		SELECT value FROM v WHERE value IS NOT NULL`, e.key)
+	values, n, err := t.matching(e, "SELECT value, nodes FROM label_values WHERE key = ?", e.key)
+	if err == nil && e.exact() {
+		err = t.get("SELECT coalesce(sum(nodes), 0) FROM label_values WHERE key = ? AND value = ?", []any{e.key, e.value}, &n)
+	}
 	return clause{sql: "EXISTS (SELECT 1 FROM node_labels l WHERE l.node_id = n.id AND l.key = ? AND l.value IN (SELECT value FROM json_each(?)))",
-		args: []any{e.key, values}}, err
+		args: []any{e.key, values},
+		few:  &nodeSet{n, "SELECT l.node_id FROM node_labels l WHERE l.key = ? AND l.value IN (SELECT value FROM json_each(?))", []any{e.key, values}}}, err
 }
 
 // numbered spells out ?1 placeholders: clauses are joined, so only plain ? can be used.
@@ -125,27 +129,30 @@ func (c clause) numbered() clause {
 	return c
 }
 
-// matching is the values of a query that e matches, as a JSON array. A plain value needs no look.
-func (t *tx) matching(e expr, query string, args ...any) (string, error) {
+// matching is the values of a query that e matches, as a JSON array, with the sum of
+// the numbers beside them. A plain value needs no look and counts for one.
+func (t *tx) matching(e expr, query string, args ...any) (values string, n int, err error) {
 	if e.exact() {
-		return jsonText([]string{e.value}), nil
+		return jsonText([]string{e.value}), 1, nil
 	}
 	rows, err := t.query(query, args...)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	defer rows.Close()
 	found := []string{}
 	for rows.Next() {
 		var v string
-		if err := rows.Scan(&v); err != nil {
-			return "", err
+		var nodes int
+		if err := rows.Scan(&v, &nodes); err != nil {
+			return "", 0, err
 		}
 		if e.match(v) {
 			found = append(found, v)
+			n += nodes
 		}
 	}
-	return jsonText(found), rows.Err()
+	return jsonText(found), n, rows.Err()
 }
 
 // whitelistClauses keep to the nodes that are named, n1|n2; classic Swarm looks at
@@ -153,8 +160,11 @@ func (t *tx) matching(e expr, query string, args ...any) (string, error) {
 func whitelistClauses(_ *tx, w *workload) ([]clause, error) {
 	var cs []clause
 	for _, e := range w.whitelists {
+		names := strings.Split(e.value, "|")
+		args := []any{jsonText(names)}
 		cs = append(cs, clause{one: "is not in whitelist " + e.value, many: "are not in whitelist " + e.value, soft: e.soft,
-			sql: "n.name IN (SELECT value FROM json_each(?))", args: []any{jsonText(strings.Split(e.value, "|"))}})
+			sql: "n.name IN (SELECT value FROM json_each(?))", args: args,
+			few: &nodeSet{len(names), "SELECT id FROM nodes WHERE name IN (SELECT value FROM json_each(?))", args}})
 	}
 	return cs, nil
 }
@@ -176,11 +186,15 @@ func affinityClauses(t *tx, w *workload) ([]clause, error) {
 func (t *tx) affinity(e expr) (clause, error) {
 	switch e.key {
 	case "container":
-		values, err := t.matching(e, "SELECT name FROM containers UNION SELECT container_id FROM containers UNION SELECT name FROM reservations WHERE kind = 'container'")
-		return clause{sql: `EXISTS (SELECT 1 FROM containers c WHERE c.node_id = n.id AND c.name IN (SELECT value FROM json_each(?1)))
+		values, n, err := t.matching(e, "SELECT name, 1 FROM containers UNION SELECT container_id, 1 FROM containers UNION SELECT name, 1 FROM reservations WHERE kind = 'container'")
+		c := clause{sql: `EXISTS (SELECT 1 FROM containers c WHERE c.node_id = n.id AND c.name IN (SELECT value FROM json_each(?1)))
 			OR EXISTS (SELECT 1 FROM containers c WHERE c.node_id = n.id AND c.container_id IN (SELECT value FROM json_each(?1)))
 			OR EXISTS (SELECT 1 FROM reservations r WHERE r.node_id = n.id AND r.kind = 'container' AND r.name IN (SELECT value FROM json_each(?1)))`,
-			args: []any{values}}.numbered(), err
+			args: []any{values}}.numbered()
+		c.few = &nodeSet{n, `SELECT node_id FROM containers WHERE name IN (SELECT value FROM json_each(?))
+			UNION ALL SELECT node_id FROM containers WHERE container_id IN (SELECT value FROM json_each(?))
+			UNION ALL SELECT node_id FROM reservations WHERE kind = 'container' AND name IN (SELECT value FROM json_each(?))`, []any{values, values, values}}
+		return c, err
 	case "image":
 		if e.exact() {
 			return imageAffinity(e.value), nil
@@ -190,8 +204,8 @@ func (t *tx) affinity(e expr) (clause, error) {
 			OR EXISTS (SELECT 1 FROM images i WHERE i.node_id = n.id AND i.image_id IN (SELECT value FROM json_each(?1)))`,
 			args: []any{values}}.numbered(), err
 	}
-	values, err := t.matching(e, `SELECT DISTINCT value FROM container_labels WHERE key = ?1
-		UNION SELECT j.value FROM reservations r, json_each(r.labels) j WHERE j.key = ?1`, e.key)
+	values, _, err := t.matching(e, `SELECT DISTINCT value, 1 FROM container_labels WHERE key = ?1
+		UNION SELECT j.value, 1 FROM reservations r, json_each(r.labels) j WHERE j.key = ?1`, e.key)
 	return clause{sql: `EXISTS (SELECT 1 FROM container_labels b JOIN containers c ON c.id = b.container
 			WHERE c.node_id = n.id AND b.key = ? AND b.value IN (SELECT value FROM json_each(?)))
 		OR EXISTS (SELECT 1 FROM reservations r, json_each(r.labels) j
@@ -257,8 +271,9 @@ func dependencyClauses(t *tx, w *workload) ([]clause, error) {
 				continue
 			}
 			what := tie.kind + " " + ref
+			args := []any{jsonText(nodes)}
 			cs = append(cs, clause{one: "does not have " + what, many: "do not have " + what, tie: what, nodes: nodes,
-				sql: "n.id IN (SELECT value FROM json_each(?))", args: []any{jsonText(nodes)}})
+				sql: "n.id IN (SELECT value FROM json_each(?))", args: args, few: &nodeSet{len(nodes), "SELECT value FROM json_each(?)", args}})
 			if tie.kind == "volume" && len(nodes) > 1 {
 				oldest, err := t.oldestVolume(ref)
 				if err != nil {

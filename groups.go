@@ -60,8 +60,9 @@ func groupClauses(t *tx, w *workload) ([]clause, error) {
 	what := "group " + w.group
 	cs := []clause{{home: true, sql: "n.id = ?", args: []any{g.first}}}
 	if len(g.bound) > 0 {
+		args := []any{jsonText(g.bound)}
 		cs = append(cs, clause{one: "does not have " + what, many: "do not have " + what, tie: what, nodes: g.bound,
-			sql: "n.id IN (SELECT value FROM json_each(?))", args: []any{jsonText(g.bound)}})
+			sql: "n.id IN (SELECT value FROM json_each(?))", args: args, few: &nodeSet{len(g.bound), "SELECT value FROM json_each(?)", args}})
 	}
 	return cs, nil
 }

@@ -27,8 +27,16 @@ type clause struct {
 	tie       string // what ties the workload to nodes: network demo_default
 	cure      string // what can be done, told when it refuses every node
 	nodes     []int64
+	few       *nodeSet // the nodes that alone can meet it, where an index has them; nil: unknown
 	sql       string
 	args      []any
+}
+
+// nodeSet is a query for ids of nodes, with how many it is for, or a little more.
+type nodeSet struct {
+	count int
+	sql   string
+	args  []any
 }
 
 // filter is a named reason to refuse nodes. Its function reads, in the transaction
@@ -184,7 +192,7 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 		if scores != "" && w.seed == 0 {
 			q.applyFile(sc.file, scores)
 		}
-		refused, err = q.decide(t, w, p)
+		refused, err = q.decide(t, w, p, began)
 		if err != nil {
 			return err
 		}
@@ -193,11 +201,8 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 			return err
 		}
 		if w.line != 0 {
-			if _, err := t.exec("DELETE FROM waiting WHERE id = ?", w.line); err != nil {
-				return err
-			}
+			_, err = t.exec("DELETE FROM waiting WHERE id = ?", w.line)
 		}
-		_, err = t.exec("UPDATE placements SET decide_us = ? WHERE id = ?", time.Since(began).Microseconds(), p.id)
 		return err
 	})
 	if err != nil {
@@ -343,7 +348,7 @@ func (q *query) refusedBy() (sql string, args []any) {
 
 // hasImage prefers, among equals, a node that has the image: it comes last before
 // the node's id, or spread would pile everything on the node that built it.
-const hasImage = "(n.id IN (SELECT i.node_id FROM image_names i WHERE i.name = ?)) DESC"
+const hasImage = "EXISTS (SELECT 1 FROM image_names i WHERE i.name = ? AND i.node_id = n.id) DESC"
 
 // order ranks the nodes that fit, best first.
 func (q *query) order(w *workload) (sql string, args []any) {
@@ -361,88 +366,83 @@ func (q *query) order(w *workload) (sql string, args []any) {
 
 // decide writes the ledger and reserves. It returns a *noNodeError as refused,
 // so that the transaction, and with it the ledger's row, is kept.
-func (q *query) decide(t *tx, w *workload, p *placement) (refused *noNodeError, err error) {
-	var nodes int
-	if err := t.get("SELECT count(*) FROM node_load", nil, &nodes); err != nil {
+func (q *query) decide(t *tx, w *workload, p *placement, began time.Time) (refused *noNodeError, err error) {
+	nodes, sizes, err := t.sizes()
+	if err != nil {
 		return nil, err
 	}
-	res, err := t.exec(`INSERT INTO placements (kind, name, image, swarm_id, request, strategy, seed, nodes, fitting, outcome)
-		VALUES (?,?,?,?,?,?,?,?,0,'refused')`, w.kind, p.name, w.image, w.swarmID, jsonText(w.shape()), q.strategy, q.seed, nodes)
+	best, plan, err := q.pick(t, w, nodes, sizes)
+	if err != nil {
+		return nil, err
+	}
+	var all []judged
+	var fitting *int // unknown where the nodes are too many to look at each
+	refusal := &noNodeError{nodes: nodes}
+	if nodes <= storedNodes || len(best) == 0 {
+		var n int
+		if all, n, err = q.judge(t, refusal); err != nil {
+			return nil, err
+		}
+		fitting = &n
+	}
+	var chosen, next candidate
+	var node, score, nextScore any // NULL
+	outcome, message := "reserved", ""
+	if len(best) == 0 {
+		outcome, message = "refused", refusal.full()
+	} else {
+		chosen = best[0]
+		node, score = chosen.node, chosen.score
+		p.node, p.nodeName = chosen.node, chosen.name
+	}
+	if len(best) > 1 {
+		next = best[1]
+		nextScore = next.score
+	}
+	res, err := t.exec(`INSERT INTO placements (kind, name, image, swarm_id, request, strategy, seed, nodes, fitting,
+			node_id, node, score, plan, next_node, next_score, outcome, message, decide_us)
+		VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`, w.kind, p.name, w.image, w.swarmID, jsonText(w.shape()), q.strategy, q.seed, nodes, fitting,
+		node, chosen.name, score, plan, next.name, nextScore, outcome, message, time.Since(began).Microseconds())
 	if err != nil {
 		return nil, err
 	}
 	p.id, _ = res.LastInsertId()
-	var fitting *int // unknown where the nodes are too many to look at each
-	refusal := &noNodeError{nodes: nodes}
-	if nodes <= storedNodes {
-		// Before the reservation, which changes the load of the node it lands on.
-		if fitting, err = q.look(t, p.id, refusal); err != nil {
-			return nil, err
-		}
-	}
-	score, err := q.reserve(t, w, p)
-	if errors.Is(err, errNotFound) {
-		if fitting == nil {
-			if _, err = q.look(t, p.id, refusal); err != nil {
-				return nil, err
-			}
-		}
-		_, err = t.exec("UPDATE placements SET message = ? WHERE id = ?", refusal.full(), p.id)
-		return refusal, err
-	}
-	if err != nil {
+	if err := q.keepLook(t, p.id, all, refusal); err != nil {
 		return nil, err
+	}
+	if len(best) == 0 {
+		return refusal, nil
 	}
 	if w.keep != "" {
 		if _, err := t.exec("INSERT OR REPLACE INTO create_bodies (key, body, query, version) VALUES (?,?,?,?)", w.swarmID, w.keep, w.query, w.version.String()); err != nil {
 			return nil, err
 		}
 	}
-	_, err = t.exec("UPDATE placements SET outcome = 'reserved', node_id = ?, node = ?, score = ?, fitting = ? WHERE id = ?",
-		p.node, p.nodeName, score, fitting, p.id)
-	return nil, err
+	return nil, t.reserve(w, p)
 }
 
 // ask names the first parameters. It stands at the head of a statement so that
 // the clauses' plain ? are counted on from there.
 const ask = "WITH ask (cpus, memory, seed) AS (VALUES (?1, ?2, ?3))"
 
-// reserve picks the best node that fits and reserves room on it, in one
-// statement. It returns errNotFound when none fits.
-func (q *query) reserve(t *tx, w *workload, p *placement) (score int64, err error) {
-	where, whereArgs := q.where()
-	order, orderArgs := q.order(w)
-	st := q.st
-	pick := fmt.Sprintf(`
-		SELECT n.id, n.name, %s AS score FROM node_load n
-		 WHERE %s
-		 ORDER BY %s LIMIT 1`, st.score, where, order)
-	args := slices.Concat(whereArgs, orderArgs)
+// reserve keeps room for w on the node that was picked, in the transaction that picked it.
+func (t *tx) reserve(w *workload, p *placement) error {
 	if w.kind != "container" && !w.isThing() {
-		err := t.get(ask+pick, slices.Concat(q.args, args), &p.node, &p.nodeName, &score)
-		return score, err
+		return nil
 	}
-	insert := `
-		WITH ask (cpus, memory, seed, placement, swarm_id, name, image, labels, volumes, kind, grp)
-		  AS (VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11))
-		INSERT INTO reservations (nano_cpus, memory_bytes, placement_id, swarm_id, name, image, labels, volumes, kind, group_key, node_id)
-		SELECT ?1, ?2, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, id FROM (` + pick + `)
-		RETURNING id, node_id`
-	reserved := []any{p.id, w.swarmID, p.name, w.image, jsonText(w.seenLabels()), jsonText(w.volumes), w.kind, w.group}
-	if err := t.get(insert, slices.Concat(q.args, reserved, args), &p.reservation, &p.node); err != nil {
-		return 0, err
+	res, err := t.exec(`INSERT INTO reservations (nano_cpus, memory_bytes, placement_id, swarm_id, name, image, labels, volumes, kind, group_key, node_id)
+		VALUES (?,?,?,?,?,?,?,?,?,?,?)`, w.nanoCPUs, w.memory, p.id, w.swarmID, p.name, w.image, jsonText(w.seenLabels()), jsonText(w.volumes), w.kind, w.group, p.node)
+	if err != nil {
+		return err
 	}
+	p.reservation, _ = res.LastInsertId()
 	for _, port := range w.ports {
 		if _, err := t.exec("INSERT INTO ports (node_id, reservation, host_ip, host_port, last_port, protocol) VALUES (?,?,?,?,?,?)",
 			p.node, p.reservation, port.ip, port.first, port.last, port.protocol); err != nil {
-			return 0, err
+			return err
 		}
 	}
-	// The score as it was, before the reservation was added to the node's load.
-	err = t.get(ask+" SELECT n.name, CAST("+st.score+` AS INTEGER) FROM (
-		SELECT id, name, nano_cpus, memory_bytes, used_nano_cpus - ?1 AS used_nano_cpus, used_memory_bytes - ?2 AS used_memory_bytes
-		  FROM node_load WHERE id = ?4) n`, slices.Concat(q.args, []any{p.node}), &p.nodeName, &score)
-	return score, err
+	return nil
 }
 
 // judged is a node and the number of the first clause that refuses it, 0 for none.
@@ -489,32 +489,27 @@ func (q *query) judge(t *tx, e *noNodeError) (all []judged, fitting int, err err
 	return all, fitting, err
 }
 
-// look judges every node, stores the outcome beside the placement and words it in
-// e. It returns how many nodes fit.
-func (q *query) look(t *tx, placement int64, e *noNodeError) (*int, error) {
-	all, fitting, err := q.judge(t, e)
-	if err != nil {
-		return nil, err
-	}
+// keepLook stores how every node was judged beside the placement.
+func (q *query) keepLook(t *tx, placement int64, all []judged, e *noNodeError) error {
 	for _, r := range e.counts {
 		if _, err := t.exec("INSERT OR REPLACE INTO placement_filters VALUES (?,?,?,?)", placement, r.clause.filter, r.words(), r.nodes); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	limit := storedNodes
-	if fitting == 0 {
+	if !slices.ContainsFunc(all, func(j judged) bool { return j.by == 0 }) {
 		limit = refusedStored
 	}
+	rows := [][]any{} // one statement for all: of two hundred each costs more than the decision
 	for _, j := range all[:min(limit, len(all))] {
 		words := ""
 		if j.by > 0 {
 			words, j.score = q.clauses[j.by-1].one, nil
 		}
-		if _, err := t.exec("INSERT INTO placement_nodes VALUES (?,?,?,?,?)", placement, j.name, j.addr, words, j.score); err != nil {
-			return nil, err
-		}
+		rows = append(rows, []any{j.name, j.addr, words, j.score})
 	}
-	return &fitting, nil
+	_, err := t.exec("INSERT INTO placement_nodes SELECT ?, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)", placement, jsonText(rows))
+	return err
 }
 
 // tied tells of a workload that is tied to nodes where it is, and why it cannot go

@@ -59,11 +59,29 @@ CREATE TABLE nodes (
                     -- until it is named anew: by swarmlite node add, or by a list that it was missing from meanwhile
   containers        INTEGER NOT NULL DEFAULT 0,    -- that count, reservations included; kept by triggers,
   used_nano_cpus    INTEGER NOT NULL DEFAULT 0,    -- as are the sums of what they reserve
-  used_memory_bytes INTEGER NOT NULL DEFAULT 0
+  used_memory_bytes INTEGER NOT NULL DEFAULT 0,
+  -- Nodes of one size, whose memory is the same to two digits, are ranked alike whatever is asked
+  -- for, so that the best of them are the first in one of the indexes below: by what is asked for.
+  size_class        TEXT GENERATED ALWAYS AS (cpus || ' CPUs, ' || printf('%.1e', memory_bytes)) VIRTUAL,
+  load_cpus         REAL GENERATED ALWAYS AS (used_nano_cpus / 1e9 / cpus) VIRTUAL,
+  load_memory       REAL GENERATED ALWAYS AS (used_memory_bytes * 1.0 / memory_bytes) VIRTUAL,
+  load_both         REAL GENERATED ALWAYS AS (used_nano_cpus / 1e9 / cpus + used_memory_bytes * 1.0 / memory_bytes) VIRTUAL
 ) STRICT;
 CREATE INDEX nodes_by_engine_id ON nodes (engine_id);
 CREATE INDEX nodes_by_name ON nodes (name);
 CREATE INDEX nodes_by_platforms ON nodes (platforms) WHERE state <> 'removed';
+CREATE INDEX nodes_by_containers ON nodes (state, failures, size_class, containers);
+CREATE INDEX nodes_by_load_cpus ON nodes (state, failures, size_class, load_cpus, containers);
+CREATE INDEX nodes_by_load_memory ON nodes (state, failures, size_class, load_memory, containers);
+CREATE INDEX nodes_by_load_both ON nodes (state, failures, size_class, load_both, containers);
+
+CREATE TABLE node_sizes (
+  /* How many nodes there are of each state and size; kept by triggers. */
+  state      TEXT    NOT NULL,
+  size_class TEXT    NOT NULL,
+  nodes      INTEGER NOT NULL,
+  PRIMARY KEY (state, size_class)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE node_info (
   /* What engines say of themselves, whole. Apart from nodes, whose rows are written
@@ -84,6 +102,14 @@ CREATE TABLE node_labels (
   PRIMARY KEY (node_id, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX node_labels_by_value ON node_labels (key, value, node_id);
+
+CREATE TABLE label_values (
+  /* The values that a label has, and on how many nodes; kept by triggers. */
+  key   TEXT    NOT NULL,
+  value TEXT    NOT NULL,
+  nodes INTEGER NOT NULL,
+  PRIMARY KEY (key, value)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE containers (
   /* What the engines report, one row a container; also written when an engine
@@ -364,6 +390,11 @@ CREATE TABLE placements (
   node_id      INTEGER,                        -- NULL: no node fits. No reference: a node may go, its history stays
   node         TEXT    NOT NULL DEFAULT '',    -- the node's name at that time
   score        INTEGER,
+  plan         TEXT    NOT NULL DEFAULT 'exact'    -- how the nodes to rank were found. exact: all of them;
+               CHECK (plan IN ('exact', 'sizes', 'few', 'home')), -- sizes: the best of each size, by index;
+               -- few: those that one clause names; home: where the workload belongs
+  next_node    TEXT    NOT NULL DEFAULT '',    -- the name of the second best, '' = there was none
+  next_score   INTEGER,
   outcome      TEXT    NOT NULL
                CHECK (outcome IN ('reserved', 'created', 'refused', 'failed', 'moved', 'unknown')),
                -- refused: no node fits; failed: the engine said no; moved: the engine was silent before
@@ -481,6 +512,39 @@ CREATE TRIGGER reservations_forgotten AFTER DELETE ON reservations BEGIN
      AND NOT EXISTS (SELECT 1 FROM containers WHERE swarm_id = old.swarm_id);
 END;
 
+CREATE TRIGGER nodes_added AFTER INSERT ON nodes BEGIN
+  /* How many nodes there are of a size: a new one, */
+  INSERT INTO node_sizes VALUES (new.state, new.size_class, 1) ON CONFLICT DO UPDATE SET nodes = nodes + 1;
+END;
+CREATE TRIGGER nodes_gone AFTER DELETE ON nodes BEGIN
+  /* one less, */
+  UPDATE node_sizes SET nodes = nodes - 1 WHERE state = old.state AND size_class = old.size_class;
+  DELETE FROM node_sizes WHERE state = old.state AND size_class = old.size_class AND nodes = 0;
+END;
+CREATE TRIGGER nodes_changed AFTER UPDATE OF state, cpus, memory_bytes ON nodes
+WHEN old.state <> new.state OR old.size_class <> new.size_class BEGIN
+  /* and one that has another state or size now. */
+  INSERT INTO node_sizes VALUES (new.state, new.size_class, 1) ON CONFLICT DO UPDATE SET nodes = nodes + 1;
+  UPDATE node_sizes SET nodes = nodes - 1 WHERE state = old.state AND size_class = old.size_class;
+  DELETE FROM node_sizes WHERE state = old.state AND size_class = old.size_class AND nodes = 0;
+END;
+
+CREATE TRIGGER node_labels_added AFTER INSERT ON node_labels BEGIN
+  /* On how many nodes a label has a value: one more, */
+  INSERT INTO label_values VALUES (new.key, new.value, 1) ON CONFLICT DO UPDATE SET nodes = nodes + 1;
+END;
+CREATE TRIGGER node_labels_gone AFTER DELETE ON node_labels BEGIN
+  /* one less (also where a label replaces another: the manager's connection has recursive_triggers), */
+  UPDATE label_values SET nodes = nodes - 1 WHERE key = old.key AND value = old.value;
+  DELETE FROM label_values WHERE key = old.key AND value = old.value AND nodes = 0;
+END;
+CREATE TRIGGER node_labels_changed AFTER UPDATE OF value ON node_labels WHEN old.value <> new.value BEGIN
+  /* and another value. */
+  INSERT INTO label_values VALUES (new.key, new.value, 1) ON CONFLICT DO UPDATE SET nodes = nodes + 1;
+  UPDATE label_values SET nodes = nodes - 1 WHERE key = old.key AND value = old.value;
+  DELETE FROM label_values WHERE key = old.key AND value = old.value AND nodes = 0;
+END;
+
 CREATE VIEW node_load AS
   /* What the scheduler selects from: each node with its room, overcommit included. */
   SELECT n.id, n.name, n.address, n.engine_id, n.state, n.availability, n.answers, n.confirmed, n.failures,
@@ -488,7 +552,7 @@ CREATE VIEW node_load AS
          CAST(n.cpus * 1000000000 * (1 + m.overcommit) AS INTEGER) AS nano_cpus,
          n.used_nano_cpus,
          CAST(n.memory_bytes * (1 + m.overcommit) AS INTEGER) AS memory_bytes,
-         n.used_memory_bytes
+         n.used_memory_bytes, n.size_class, n.load_cpus, n.load_memory, n.load_both
     FROM nodes n, manager m
    WHERE m.id = 1 /* one row: SQLite would build an index otherwise */ AND n.state <> 'removed';
 
@@ -527,6 +591,8 @@ CREATE VIEW why AS
                 || CASE WHEN p.fitting = 1 THEN ', the only one of ' || p.nodes || ' that fits'
                         ELSE coalesce(' of ' || p.fitting || ' that fit', '') || ' among ' || p.nodes END
                 || coalesce(' (score ' || p.score || ')', '')
+                || CASE WHEN p.fitting IS NULL AND p.next_node <> ''
+                        THEN ', before ' || p.next_node || coalesce(' (score ' || p.next_score || ')', '') ELSE '' END
          END
          || CASE WHEN p.outcome = 'refused' THEN ''
                  ELSE coalesce((SELECT '; ' || group_concat(f.refused || ' ' || f.clause, ', ')

@@ -200,7 +200,7 @@ func (s *store) open(ctx context.Context) error {
 	var err error
 	// wal_autocheckpoint(0): a checkpoint in the middle of a create costs it 10 to 20 ms
 	// and more; fold makes them on a connection of its own.
-	s.rw, err = sql.Open("sqlite", dsn(s.path, common+"&_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=wal_autocheckpoint(0)"))
+	s.rw, err = sql.Open("sqlite", dsn(s.path, common+"&_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=wal_autocheckpoint(0)&_pragma=recursive_triggers(1)"))
 	if err != nil {
 		return err
 	}
