@@ -199,7 +199,7 @@ func TestPlaceOnManyNodesKeepsTheLedgerShort(t *testing.T) {
 	}
 	for _, tt := range []struct{ query, want string }{
 		{"SELECT name, score, fitting, reason FROM why JOIN placements USING (id, name) ORDER BY id",
-			"web|125|NULL|spread chose node-1 among 300 (score 125)\nnone|NULL|0|no node fits: 300 of 300 fail constraint storage==tape"},
+			"web|125|NULL|spread chose node-1 among 300 (score 125), before node-2 (score 125)\nnone|NULL|0|no node fits: 300 of 300 fail constraint storage==tape"},
 		{"SELECT placement_id, count(*) FROM placement_nodes GROUP BY 1", "2|50"},
 		{"SELECT clause, refused FROM placement_filters", "fail constraint storage==tape|300"},
 	} {

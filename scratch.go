@@ -187,18 +187,19 @@ func (t *tx) addNodeLike(a addedNodes, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := t.get("SELECT max(id) + 1 FROM nodes", nil, &id); err != nil {
+	var columns string // not those that are computed
+	if err := t.get("SELECT (SELECT max(id) + 1 FROM nodes), (SELECT group_concat(name) FROM pragma_table_info('nodes'))", nil, &id, &columns); err != nil {
 		return err
 	}
 	for _, do := range []struct {
 		sql  string
 		args []any
 	}{
-		{"CREATE TEMP TABLE added AS SELECT * FROM nodes WHERE id = ?", []any{like}},
+		{"CREATE TEMP TABLE added AS SELECT " + columns + " FROM nodes WHERE id = ?", []any{like}},
 		{`UPDATE added SET id = ?1, name = ?2, address = 'simulated ' || ?2, engine_id = NULL, state = 'healthy', availability = 'active', answers = 1,
 			failures = 0, containers = 0, used_nano_cpus = 0, used_memory_bytes = 0, slots = NULL,
 			cpus = iif(?3 > 0, ?3, cpus), memory_bytes = iif(?4 > 0, ?4, memory_bytes)`, []any{id, name, a.cpus, a.memory}},
-		{"INSERT INTO nodes SELECT * FROM added", nil},
+		{"INSERT INTO nodes (" + columns + ") SELECT " + columns + " FROM added", nil},
 		{"DROP TABLE added", nil},
 		{"INSERT INTO node_info SELECT ?, info, version FROM node_info WHERE node_id = ?", []any{id, like}},
 		{"INSERT INTO node_labels SELECT ?, key, value, source FROM node_labels WHERE node_id = ? AND (source = 'automatic' OR ? <> '') AND key NOT IN (SELECT key FROM json_each(?))",
