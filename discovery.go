@@ -21,7 +21,7 @@ const (
 )
 
 // parseAddress reads the address of one engine: tcp://host:port, host:port, host,
-// unix:///path or ssh://user@host:port/socket. Without a port it is 2375, or 2376 when secure (engines are
+// unix:///path, ssh://user@host:port/socket, or of many: dns://name:port, dns://name. Without a port it is 2375, or 2376 when secure (engines are
 // spoken to in TLS). It returns one spelling for each address, so that equal
 // addresses are equal strings.
 func parseAddress(s string, secure bool) (string, error) {
@@ -47,7 +47,7 @@ func readAddress(s, port string, listening bool) (string, error) {
 	if !found {
 		scheme, rest = "tcp", s
 	}
-	known := "tcp://host:port, unix:///path or ssh://user@host"
+	known := "tcp://host:port, unix:///path, ssh://user@host or dns://name:port"
 	if listening {
 		known = "tcp://host:port or unix:///path"
 	}
@@ -58,6 +58,8 @@ func readAddress(s, port string, listening bool) (string, error) {
 		return readSocketPath(rest)
 	case scheme == "ssh" && !listening:
 		return readSSH(rest)
+	case scheme == "dns" && !listening:
+		return readName(rest)
 	case scheme != "tcp":
 		return "", fmt.Errorf("scheme %q is unknown, expected %s", scheme, known)
 	}
@@ -126,6 +128,30 @@ func readSSH(s string) (string, error) {
 		host += ":" + strconv.FormatUint(n, 10)
 	}
 	return "ssh://" + user + host + socket, nil
+}
+
+// readName reads name:port or name behind dns://. Without a port the name is asked for
+// its SRV records, which tell hosts and ports.
+func readName(s string) (string, error) {
+	s = strings.TrimSuffix(s, "/")
+	host, port, err := splitHostPort(s, "")
+	if err != nil {
+		return "", errors.New("expected dns://name:port, or dns://name for its SRV records")
+	}
+	if host, err = readHost(host); err != nil {
+		return "", err
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return "", fmt.Errorf("%s is an IP address, expected a name", host)
+	}
+	if port == "" {
+		return "dns://" + host, nil
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return "", fmt.Errorf("port %q is not a port number", port)
+	}
+	return "dns://" + host + ":" + strconv.FormatUint(n, 10), nil
 }
 
 func readSocketPath(p string) (string, error) {

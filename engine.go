@@ -54,9 +54,11 @@ type engine struct {
 	addr string // as in nodes.address
 	base string // scheme and host for requests
 
-	network, host string  // to dial
+	network, host string // to dial
+	location      location
 	tunnel        *tunnel // nil unless the engine is reached over ssh; then host is its socket here
 	tls           *tls.Config
+	verified      bool // its certificate proves who it is
 	transport     *http.Transport
 	docker        *client.Client
 	reads         upstream
@@ -79,6 +81,7 @@ type engine struct {
 	began      atomic.Int64                  // monotonic nanoseconds, when it was connected to
 	since      atomic.Int64                  // unix seconds, when it was found unhealthy
 	lost       atomic.Pointer[chan struct{}] // closed when it is
+	disowned   atomic.Pointer[error]         // why nobody says any more that it is one of us; nil: somebody does
 
 	builds buildStreams
 	marks  marks
@@ -146,8 +149,10 @@ func newEngine(id int64, addr string, certs *certSource, verify bool, ssh *sshCl
 		if err != nil {
 			return nil, err
 		}
-		e.tls = certs.clientConfig(verify, name)
+		e.tls, e.verified = certs.clientConfig(verify, name), verify
 	}
+	e.location.host = e.host
+	e.location.named = e.network == "tcp" && isName(e.host)
 	e.transport = &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dialPlain(ctx) },
 		DialTLSContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dial(ctx) },
@@ -185,7 +190,7 @@ func (e *engine) dialPlain(ctx context.Context) (net.Conn, error) {
 	// not read for a while. Calls have deadlines, raw streams their watch.
 	d := net.Dialer{Timeout: dialWait,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3}}
-	conn, err := d.DialContext(ctx, e.network, e.host)
+	conn, err := d.DialContext(ctx, e.network, e.location.address())
 	if outOfFiles(err) {
 		e.transport.CloseIdleConnections()
 		e.reads.close()

@@ -136,31 +136,26 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 		store.trim(base, log, c.history)
 	}()
 	defer func() { cancel(); <-trimmed }()
-	lines := union(fixed, fromFile)
-	stray, err := store.strayNodes(base, lines)
-	if err != nil {
-		return err
-	}
-	for _, id := range stray {
-		if _, err := store.removeNode(base, id); err != nil {
-			return err
-		}
-	}
 	ns := newNodes(log, store, engineCerts)
 	ns.ssh.config = c.sshConfig
 	defer ns.wait()
 	defer cancel()
 	reloads := watchReload(base)
 	ns.reloads = reloads
-	if err := ns.set(base, lines); err != nil {
+	src := newSources(log, store, ns, fixed, fromFile)
+	if err := src.begin(base); err != nil {
 		return err
 	}
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		tick := time.NewTicker(askEvery)
+		defer tick.Stop()
+		src.run(base, tick.C)
+	}()
+	defer func() { cancel(); <-followed }()
 	if c.nodes != "" {
-		go watchNodeFile(base, log, c.nodes, c.engineTLSVerify, reloads(), func(list []nodeLine) {
-			if err := ns.set(base, union(fixed, list)); err != nil && base.Err() == nil {
-				log.Error("nodes not changed", "err", err)
-			}
-		})
+		go watchNodeFile(base, log, c.nodes, c.engineTLSVerify, reloads(), src.setFile)
 	}
 	for _, certs := range []*certSource{clientCerts, engineCerts} {
 		if certs != nil {
@@ -179,7 +174,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }()
-		log.Info("listening", "addr", l.Addr().Network()+"://"+l.Addr().String(), "db", c.db, "nodes", len(lines))
+		log.Info("listening", "addr", l.Addr().Network()+"://"+l.Addr().String(), "db", c.db, "nodes", len(ns.all()))
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)

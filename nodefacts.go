@@ -68,6 +68,12 @@ type engineVersion struct {
 // connect asks the engine who it is. Each step that fails is named.
 func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
 	f := &nodeFacts{}
+	if problem := e.disowned.Load(); problem != nil {
+		return nil, &stepError{"dns", *problem}
+	}
+	if err := e.location.find(ctx); err != nil {
+		return nil, &stepError{"dns", err}
+	}
 	if e.tunnel != nil {
 		if err := e.tunnel.up(ctx); err != nil {
 			return nil, &stepError{"ssh", err}
@@ -157,7 +163,7 @@ func (e *engine) numericIP(ctx context.Context) string {
 	case e.tunnel != nil:
 		host = e.tunnel.hostName(ctx)
 	case e.network == "tcp":
-		host, _, _ = net.SplitHostPort(e.host)
+		host, _, _ = net.SplitHostPort(e.location.address())
 	}
 	if host == "" {
 		return ""

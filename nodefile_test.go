@@ -24,7 +24,7 @@ func TestParseNodeFile(t *testing.T) {
 		{"two addresses on a line", "a b", `nodes.txt:1: "b": expected name=…, label=key:value, tls=… or skip-verify behind an address`},
 		{"options", "a  name=big\tlabel=gpu:yes label=url:http://x # two labels\nb[1:2] tls=off label=k:", "tcp://a:2375 name=big label=gpu:yes label=url:http://x tcp://b1:2375 label=k: tls=off tcp://b2:2375 label=k: tls=off"},
 		{"an unknown option", "a\nb colour=red", `nodes.txt:2: colour=red: unknown option, expected name, label, tls or skip-verify`},
-		{"one name for many", "a[1:2] name=x", `nodes.txt:1: name=x: a range is many nodes, which cannot have one name`},
+		{"one name for many", "a[1:2] name=x", `nodes.txt:1: name=x: a range, or a name in the DNS, is many nodes, which cannot have one name`},
 		{"a name that is none", "a name=a/b", `nodes.txt:1: name=a/b: expected letters, digits, _ . or -, at most 63`},
 		{"a label without a value", "a label=gpu", `nodes.txt:1: label=gpu: expected label=key:value`},
 		{"a label of swarmlite's own", "a label=ostype:x", `nodes.txt:1: label=ostype:x: label "ostype" is set by swarmlite, choose another key`},

@@ -13,6 +13,7 @@ import (
 // nodeLine is a node as an operator names it: an address, and what stands behind it.
 type nodeLine struct {
 	address string
+	source  string            // which of the sources names it, as in nodes.source
 	name    string            // instead of the engine's host name; "" = that
 	labels  map[string]string // cover the engine's; docker node update covers these
 	tls     string            // "" = as the flags say, "off", or a directory with ca.pem, cert.pem and key.pem
@@ -20,7 +21,7 @@ type nodeLine struct {
 }
 
 func (l nodeLine) equal(o nodeLine) bool {
-	return l.address == o.address && l.name == o.name && maps.Equal(l.labels, o.labels) && l.sameTLS(o)
+	return l.address == o.address && l.source == o.source && l.name == o.name && maps.Equal(l.labels, o.labels) && l.sameTLS(o)
 }
 
 func (l nodeLine) sameTLS(o nodeLine) bool { return l.tls == o.tls && l.noCheck == o.noCheck }
@@ -85,8 +86,8 @@ func parseNode(words []string, secure bool) ([]nodeLine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if shared.name != "" && len(addresses) > 1 {
-		return nil, fmt.Errorf("name=%s: a range is many nodes, which cannot have one name", shared.name)
+	if shared.name != "" && (len(addresses) > 1 || strings.HasPrefix(words[0], "dns://")) {
+		return nil, fmt.Errorf("name=%s: a range, or a name in the DNS, is many nodes, which cannot have one name", shared.name)
 	}
 	lines := make([]nodeLine, len(addresses))
 	for i, a := range addresses {
@@ -94,7 +95,7 @@ func parseNode(words []string, secure bool) ([]nodeLine, error) {
 		if l.address, err = parseAddress(a, secure); err != nil {
 			return nil, err
 		}
-		if tcp := strings.HasPrefix(l.address, "tcp://"); !tcp && (l.tls != "" || l.noCheck) {
+		if tcp := strings.HasPrefix(l.address, "tcp://") || strings.HasPrefix(l.address, "dns://"); !tcp && (l.tls != "" || l.noCheck) {
 			return nil, fmt.Errorf("%q: tls and skip-verify are for tcp://host:port", a)
 		}
 		lines[i] = l

@@ -58,7 +58,11 @@ func (t *tx) setLine(id int64, l nodeLine) error {
 	if l.labels == nil {
 		labels = "{}"
 	}
-	res, err := t.exec("UPDATE nodes SET line_name = ?1, line_labels = ?2 WHERE id = ?3 AND (line_name <> ?1 OR line_labels <> ?2)", l.name, labels, id)
+	if _, err := t.exec(`UPDATE nodes SET source = ?1, line_tls = ?2, skip_verify = ?3 WHERE id = ?4 AND (source, line_tls, skip_verify) <> (?1, ?2, ?3)`,
+		l.source, l.tls, l.noCheck, id); err != nil {
+		return err
+	}
+	res, err := t.exec("UPDATE nodes SET line_name = ?1, line_labels = ?2 WHERE id = ?3 AND (line_name, line_labels) <> (?1, ?2)", l.name, labels, id)
 	if err != nil {
 		return err
 	}
@@ -77,6 +81,47 @@ func (t *tx) setLine(id int64, l nodeLine) error {
 		return err
 	}
 	return t.coverLabels(id, known)
+}
+
+// ownLines are the nodes that nobody names but the database: those that commands have
+// written.
+func (s *store) ownLines(ctx context.Context) ([]nodeLine, error) {
+	rows, err := s.query(ctx, `SELECT address, source, line_name, line_labels, line_tls, skip_verify FROM nodes
+		WHERE source IN ('added', 'joined') AND state <> 'removed' ORDER BY id`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var lines []nodeLine
+	for rows.Next() {
+		var l nodeLine
+		var labels string
+		if err := rows.Scan(&l.address, &l.source, &l.name, &labels, &l.tls, &l.noCheck); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal([]byte(labels), &l.labels); err != nil {
+			return nil, err
+		}
+		lines = append(lines, l)
+	}
+	return lines, rows.Err()
+}
+
+// addressesFrom are the nodes that this source has named last.
+func (s *store) addressesFrom(ctx context.Context, source string) (addresses []string, err error) {
+	rows, err := s.query(ctx, "SELECT address FROM nodes WHERE source = ? AND state <> 'removed'", source)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var a string
+		if err := rows.Scan(&a); err != nil {
+			return nil, err
+		}
+		addresses = append(addresses, a)
+	}
+	return addresses, rows.Err()
 }
 
 // removeNode takes a node out: its mirror rows go, what the operator set stays.
@@ -206,6 +251,20 @@ type upNode struct {
 	shown    *shownNode
 	warnings []string
 	back     bool // it was lost and is the same engine again
+}
+
+// sameHost refuses another engine at an address that the name of a node has come to lead
+// to: without TLS whoever answers the DNS could put an engine of his own in its place.
+func (s *store) sameHost(ctx context.Context, id int64, f *nodeFacts) error {
+	var engineID, ip string
+	if err := s.get(ctx, "SELECT coalesce(engine_id, ''), ip FROM nodes WHERE id = ?", []any{id}, &engineID, &ip); err != nil {
+		return err
+	}
+	if engineID == "" || engineID == f.info.ID || ip == f.ip {
+		return nil
+	}
+	return fmt.Errorf("the name led to %s and leads to %s now, where another engine answers (ID %s): "+
+		"take the node out with docker node rm and name it again, or use TLS", ip, f.ip, f.info.ID)
 }
 
 // nodeUp writes what an engine says of itself. It returns a *duplicateError if a

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -33,6 +34,8 @@ type nodes struct {
 	store *store
 	certs *certSource // towards engines; nil: plain
 	ssh   sshClient
+
+	resolver *net.Resolver
 
 	reloads func() <-chan struct{} // hands out channels that receive when files are to be read again; nil: none
 	dirs    map[string]*certSource // of nodes whose lines name a directory; changed by turn's holder
@@ -63,7 +66,7 @@ type watched struct {
 }
 
 func newNodes(log *slog.Logger, s *store, certs *certSource) *nodes {
-	ns := &nodes{log: log, store: s, certs: certs, engines: map[int64]*watched{}, dirs: map[string]*certSource{}, changed: make(chan struct{}, 1)}
+	ns := &nodes{log: log, store: s, certs: certs, resolver: net.DefaultResolver, engines: map[int64]*watched{}, dirs: map[string]*certSource{}, changed: make(chan struct{}, 1)}
 	ns.countVersions()
 	return ns
 }
@@ -132,8 +135,14 @@ func (ns *nodes) set(ctx context.Context, lines []nodeLine) error {
 	if len(relabelled) > 0 {
 		ns.noteChange()
 	}
-	return errors.Join(failed...)
+	if len(failed) > 0 {
+		return &unusableError{errors.Join(failed...)}
+	}
+	return nil
 }
+
+// unusableError tells of nodes that cannot be used as their lines say; others can.
+type unusableError struct{ error }
 
 // begin watches a node.
 func (ns *nodes) begin(ctx context.Context, id int64, l nodeLine) error {
@@ -148,6 +157,7 @@ func (ns *nodes) begin(ctx context.Context, id int64, l nodeLine) error {
 	if err != nil {
 		return err
 	}
+	e.location.resolver = ns.resolver
 	ectx, cancel := context.WithCancel(ctx)
 	w := &watched{e, l, cancel, make(chan struct{})}
 	ns.mu.Lock()
@@ -158,6 +168,23 @@ func (ns *nodes) begin(ctx context.Context, id int64, l nodeLine) error {
 		ns.watch(ectx, e)
 	})
 	return nil
+}
+
+// disown has the nodes that a source has named go unhealthy with this problem; nil takes
+// that back.
+func (ns *nodes) disown(source string, problem error) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	for _, w := range ns.engines {
+		if w.line.source != source {
+			continue
+		}
+		if problem == nil {
+			w.disowned.Store(nil)
+			continue
+		}
+		w.disowned.Store(&problem)
+	}
 }
 
 // certsOf are the certificates towards a node; nil: plain. Those of a directory are
@@ -388,6 +415,11 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 	if err != nil {
 		return err
 	}
+	if e.location.named && !e.verified {
+		if err := ns.store.sameHost(ctx, e.id, facts); err != nil {
+			return &stepError{"identity", err}
+		}
+	}
 	seq, err := ns.store.nodeUp(ctx, e.id, facts)
 	if err != nil {
 		return &stepError{"write node", err}
@@ -486,6 +518,12 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 	events := make(chan []engineEvent)
 	broken := make(chan error, 1)
 	go func() { broken <- readEvents(ctx, stream, events) }()
+	moved := make(chan error, 1)
+	if e.location.named {
+		ask := time.NewTicker(askEvery)
+		defer ask.Stop()
+		go func() { moved <- e.location.stay(ctx, ask.C) }()
+	}
 	probe := time.NewTicker(probeEvery)
 	defer probe.Stop()
 	// Spread over the minute, or a thousand nodes started together list together for ever.
@@ -514,7 +552,12 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 			if err := ns.store.nodeSilent(ctx, e.id, false); err != nil {
 				return &stepError{"write node", err}
 			}
+		case err := <-moved:
+			return &stepError{"dns", err}
 		case <-probe.C:
+			if problem := e.disowned.Load(); problem != nil {
+				return &stepError{"dns", *problem}
+			}
 			if time.Duration(monotonic()-looked) > eventsQuiet {
 				looked = monotonic()
 				missed, err := ns.missed(ctx, e, last, clock.Add(time.Duration(looked-opened)))

@@ -47,8 +47,12 @@ CREATE TABLE nodes (
   min_api_version   TEXT    NOT NULL DEFAULT '',   -- the lowest
   clock_skew_ms     INTEGER NOT NULL DEFAULT 0,    -- engine's clock minus the manager's
   engine_labels     TEXT    NOT NULL DEFAULT '{}', -- as the engine gave them, a JSON object
+  source            TEXT    NOT NULL DEFAULT '',   -- who names it: arguments, file, added (swarmlite node add), joined
+                                                   -- (swarmlite join), or the dns:// address that leads to it
   line_name         TEXT    NOT NULL DEFAULT '',   -- name=… behind the address that the operator gave; '' = the host name
   line_labels       TEXT    NOT NULL DEFAULT '{}', -- label=… there, a JSON object
+  line_tls          TEXT    NOT NULL DEFAULT '',   -- tls=… there: 'off', or a directory; '' = as the flags say
+  skip_verify       INTEGER NOT NULL DEFAULT 0 CHECK (skip_verify IN (0, 1)), -- 1: its certificate is not checked
   docker_swarm      TEXT    NOT NULL DEFAULT '',   -- ID of the swarm (Docker's Swarm mode) its engine is in; '' = none
   swarm_manager     INTEGER NOT NULL DEFAULT 0 CHECK (swarm_manager IN (0, 1)), -- 1: and manages
   swarm_node        TEXT    NOT NULL DEFAULT '',   -- the engine's own ID in that swarm
