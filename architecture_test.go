@@ -81,12 +81,12 @@ var layers = []struct{ why, files string }{
 	{"what handlers work on, and how a container is found", "cluster"},
 	{"where things go: filters, strategies, groups, refusals", "scheduler plan workload filters groups strategyfile refusal waiting"},
 	{"one request to one engine, streams, published ports", "proxy hijack portrelay"},
-	{"what engines have, kept as rows: lists, events, health, creates without an answer", "sources nodes nodeline nodefile nodefacts nodeevents mirror reservations containerrows imagerows networkrows noderows"},
+	{"what engines have, kept as rows: lists, events, health, creates without an answer", "sources nodes nodeline nodefile nodefacts nodeevents mirror reservations containerrows resourcerows imagerows networkrows noderows"},
 	{"the live connection to the daemon on a node", "engine upstream marks ssh names"},
 	{"which engines there are, and who they are", "tls discovery"},
 	{"questions to a database by people", "sqlcommand"},
 	{"all state", "store storefile storecarry history"},
-	{"words, numbers and JSON: what knows of nothing else", "expr room platform body listfilters apiversion errors connlimits"},
+	{"words, numbers and JSON: what knows of nothing else", "expr room platform resources body listfilters apiversion errors connlimits"},
 }
 
 func TestUsesRunOneWay(t *testing.T) {

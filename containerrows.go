@@ -20,6 +20,7 @@ type inspected struct {
 		StartedAt, FinishedAt time.Time
 	}
 	HostConfig hostConfig
+	Config     struct{ Labels map[string]string }
 }
 
 // nodeFace is what a node lends its rows: list entries are stored as they are
@@ -398,6 +399,9 @@ func (t *tx) putInspected(node int64, containerID string, in *inspected) error {
 	_, err = t.exec(`UPDATE containers SET inspected = 1, nano_cpus = ?, memory_bytes = ?,
 		status_at = CASE WHEN status_at IS NULL THEN NULL ELSE coalesce(?, status_at) END WHERE id = ?`,
 		in.HostConfig.nanoCPUs(), in.HostConfig.memoryBytes(), at, id)
+	if err == nil {
+		err = t.holdResources(node, id, &in.HostConfig, in.Config.Labels)
+	}
 	if err == nil && (state == "created" || n.countStopped && !counts(state)) {
 		err = t.putPorts(node, id, in.HostConfig.ports())
 	}

@@ -320,6 +320,9 @@ func readCreate(data []byte, call *call) (*workload, []byte, error) {
 	if err := w.readExpressions(&body, &o); err != nil {
 		return nil, nil, errorf(http.StatusBadRequest, "%v", err)
 	}
+	if w.demands, err = h.demands(body.Labels); err != nil {
+		return nil, nil, errorf(http.StatusBadRequest, "%v", err)
+	}
 	w.readTies(&body)
 	return w, o.bytes(), nil
 }
@@ -561,6 +564,10 @@ func (c *cluster) awaitSilent(ctx context.Context, load *workload, refused error
 func (c *cluster) createOn(ctx context.Context, e *engine, header http.Header, call *call, p *placement, data []byte) (*created, error) {
 	query := cloneQuery(call.query)
 	query.Set("name", p.name)
+	data, err := handOut(data, p.devices)
+	if err != nil {
+		return nil, errorf(http.StatusBadRequest, "invalid JSON: %v", err)
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.url(call.version, "/containers/create", query.Encode()), bytes.NewReader(data))
 	if err != nil {
 		return nil, err

@@ -68,7 +68,7 @@ var switches = strings.Fields(`detach disable-content-trust init interactive no-
 
 // unread take a value that placement does not look at.
 var unread = strings.Fields(`add-host annotation attach blkio-weight blkio-weight-device cap-add cap-drop cgroup-parent cgroupns
-	cidfile cpu-count cpu-percent cpu-rt-period cpu-rt-runtime cpuset-cpus cpuset-mems detach-keys device device-cgroup-rule
+	cidfile cpu-count cpu-percent cpu-rt-period cpu-rt-runtime cpuset-cpus cpuset-mems detach-keys device-cgroup-rule
 	device-read-bps device-read-iops device-write-bps device-write-iops dns dns-opt dns-option dns-search domainname entrypoint
 	expose group-add health-cmd health-interval health-retries health-start-interval health-start-period health-timeout hostname
 	io-maxbandwidth io-maxiops ip ip6 isolation kernel-memory link-local-ip log-driver log-opt mac-address memory-swap
@@ -95,6 +95,7 @@ var readFlags = map[string]func(c *createFlags, value string) error{
 	"volume":             (*createFlags).volume,
 	"mount":              (*createFlags).mount,
 	"gpus":               (*createFlags).gpus,
+	"device":             (*createFlags).device,
 	"ipc":                func(c *createFlags, v string) error { c.body.HostConfig.IpcMode = v; return nil },
 	"pid":                func(c *createFlags, v string) error { c.body.HostConfig.PidMode = v; return nil },
 	"runtime":            func(c *createFlags, v string) error { c.body.HostConfig.Runtime = v; return nil },
@@ -385,6 +386,14 @@ func (c *createFlags) gpus(v string) error {
 		request["Count"] = 1
 	}
 	c.body.HostConfig.DeviceRequests = append(c.body.HostConfig.DeviceRequests, request)
+	return nil
+}
+
+// device reads a CDI device, vendor.com/class=name; others are files of the host.
+func (c *createFlags) device(v string) error {
+	if _, _, ok := cutCDI(v); ok {
+		c.body.HostConfig.DeviceRequests = append(c.body.HostConfig.DeviceRequests, map[string]any{"Driver": "cdi", "DeviceIDs": []string{v}})
+	}
 	return nil
 }
 

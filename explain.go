@@ -25,7 +25,7 @@ manager runs or not. Nothing is reserved. Exits with 1 if no node fits.
 All flags of docker create and docker run are known; those that placement looks at are
   --cpus --cpu-quota --cpu-period -m --memory-reservation -p -e --env-file
   -l --label-file --name --network -v --mount --volumes-from --link --ipc --pid
-  --runtime --platform
+  --runtime --platform --gpus --device
 
 Flags of its own:
 `
@@ -128,21 +128,23 @@ type explanation struct {
 	Message  string          `json:"message"` // the sentence that sums it up
 	Nodes    []explainedNode `json:"nodes"`   // best first, then those that do not fit
 
-	wishes int // soft expressions
+	wishes int      // soft expressions
+	things []string // countable ones that are asked for
 }
 
 type explainedNode struct {
-	Node            string `json:"node"`
-	Address         string `json:"address"`
-	Rank            int    `json:"rank"`       // from 1; 0: does not fit
-	RefusedBy       string `json:"refused_by"` // in words
-	Filter          string `json:"filter"`
-	Score           *int64 `json:"score"`
-	Wishes          int    `json:"wishes"` // soft expressions that hold
-	Containers      int64  `json:"containers"`
-	FreeNanoCPUs    int64  `json:"free_nano_cpus"`
-	FreeMemoryBytes int64  `json:"free_memory_bytes"`
-	FreeSlots       *int64 `json:"free_slots"` // null: no limit
+	Node            string           `json:"node"`
+	Address         string           `json:"address"`
+	Rank            int              `json:"rank"`       // from 1; 0: does not fit
+	RefusedBy       string           `json:"refused_by"` // in words
+	Filter          string           `json:"filter"`
+	Score           *int64           `json:"score"`
+	Wishes          int              `json:"wishes"` // soft expressions that hold
+	Containers      int64            `json:"containers"`
+	FreeNanoCPUs    int64            `json:"free_nano_cpus"`
+	FreeMemoryBytes int64            `json:"free_memory_bytes"`
+	FreeSlots       *int64           `json:"free_slots"`     // null: no limit
+	FreeResources   map[string]int64 `json:"free_resources"` // countable things, by name
 }
 
 // explain decides as place does, by the same clauses in the same order, and
@@ -180,6 +182,11 @@ func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 		return nil, err
 	}
 	refused.nodes = len(all)
+	for _, d := range w.demands {
+		if !slices.Contains(x.things, d.Name) {
+			x.things = append(x.things, d.Name)
+		}
+	}
 	x.Fitting, x.wishes = fitting, len(q.soft)
 	if x.Nodes, err = q.ranked(t, w); err != nil {
 		return nil, err
@@ -212,7 +219,8 @@ func (q *query) ranked(t *tx, w *workload) ([]explainedNode, error) {
 	order, orderArgs := q.order(w)
 	rows, err := t.query(fmt.Sprintf(ask+`
 		SELECT n.name, n.address, %s AS by, %s, CAST(%s AS INTEGER) AS score, n.containers,
-		       n.nano_cpus - n.used_nano_cpus, n.memory_bytes - n.used_memory_bytes, n.slots - n.containers
+		       n.nano_cpus - n.used_nano_cpus, n.memory_bytes - n.used_memory_bytes, n.slots - n.containers,
+		       (SELECT json_group_object(r.name, r.amount - r.used) FROM resource_load r WHERE r.node_id = n.id)
 		  FROM node_load n ORDER BY by > 0, %s`, by, prefer, q.st.score, order),
 		slices.Concat(q.args, byArgs, preferArgs, orderArgs)...)
 	if err != nil {
@@ -223,7 +231,11 @@ func (q *query) ranked(t *tx, w *workload) ([]explainedNode, error) {
 	for rows.Next() {
 		var n explainedNode
 		var clause int
-		if err := rows.Scan(&n.Node, &n.Address, &clause, &n.Wishes, &n.Score, &n.Containers, &n.FreeNanoCPUs, &n.FreeMemoryBytes, &n.FreeSlots); err != nil {
+		var things string
+		if err := rows.Scan(&n.Node, &n.Address, &clause, &n.Wishes, &n.Score, &n.Containers, &n.FreeNanoCPUs, &n.FreeMemoryBytes, &n.FreeSlots, &things); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal([]byte(things), &n.FreeResources); err != nil {
 			return nil, err
 		}
 		if clause > 0 {
@@ -242,7 +254,11 @@ func (x *explanation) print(w io.Writer) error {
 	if x.wishes > 0 {
 		wishes = "WISHES\t"
 	}
-	fmt.Fprintln(t, "NODE\tFITS\tSCORE\t"+wishes+"CONTAINERS\tFREE CPUS\tFREE MEMORY\tFREE SLOTS\tREFUSED BECAUSE IT")
+	things := ""
+	for _, name := range x.things {
+		things += "FREE " + strings.ToUpper(name) + "\t"
+	}
+	fmt.Fprintln(t, "NODE\tFITS\tSCORE\t"+wishes+"CONTAINERS\tFREE CPUS\tFREE MEMORY\t"+things+"FREE SLOTS\tREFUSED BECAUSE IT")
 	for _, n := range x.Nodes {
 		fits, score, slots := "no", "-", "-"
 		if n.Rank > 0 {
@@ -257,8 +273,12 @@ func (x *explanation) print(w io.Writer) error {
 		if x.wishes > 0 {
 			wishes = fmt.Sprintf("%d of %d\t", n.Wishes, x.wishes)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s%d\t%.2f\t%s\t%s\t%s\n", n.Node, fits, score, wishes, n.Containers,
-			float64(n.FreeNanoCPUs)/1e9, bytesText(n.FreeMemoryBytes), slots, n.RefusedBy)
+		things = ""
+		for _, name := range x.things {
+			things += fmt.Sprint(n.FreeResources[name], "\t")
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s%d\t%.2f\t%s\t%s%s\t%s\n", n.Node, fits, score, wishes, n.Containers,
+			float64(n.FreeNanoCPUs)/1e9, bytesText(n.FreeMemoryBytes), things, slots, n.RefusedBy)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -117,6 +117,29 @@ spread would choose node-2: 2 of 3 fit
 	}
 }
 
+func TestExplainShowsWhatIsFreeOfTheThingsAskedFor(t *testing.T) {
+	t.Parallel()
+	_, path := clusterFile(t, explainCluster+`;
+		INSERT INTO node_resources VALUES (1, 'gpu', 4, '[]'), (2, 'gpu', 2, '["0","1"]'), (2, 'fpga', 1, '[]');
+		INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, summary) VALUES (1, 1, 'cc', 'db', '', 'running', 1, '{}');
+		INSERT INTO resources (node_id, container, name, amount, device) VALUES (1, 1, 'gpu', 3, '')`)
+	got, err := swarmlite(t, "explain", "--db", path, "--gpus", "2", "nginx")
+	want := `NODE     FITS   SCORE   CONTAINERS   FREE CPUS   FREE MEMORY   FREE GPU   FREE SLOTS   REFUSED BECAUSE IT
+node-2   yes    200     0            4.00        4GiB          2          -            
+node-3   no     -       0            4.00        4GiB          0          -            is not healthy
+node-1   no     -       3            4.00        1GiB          1          2            has less than 2 gpu free
+
+spread would choose node-2, the only one of 3 that fits
+`
+	if err != nil || got != want {
+		t.Errorf("explain --gpus 2: %v\n%s\nwant\n%s", err, got, want)
+	}
+	got, err = swarmlite(t, "explain", "--db", path, "--json", "nginx")
+	if err != nil || !strings.Contains(got, `"free_resources":{"fpga":1,"gpu":2}`) {
+		t.Errorf("explain --json: %v\n%s", err, got)
+	}
+}
+
 // node/name names what several nodes have, as in a create.
 func TestExplainResolvesNodeSlashName(t *testing.T) {
 	t.Parallel()
@@ -185,6 +208,7 @@ func TestCreateFlagsReadAsDockerDoes(t *testing.T) {
 		{"--gpus all nginx", `{"Image":"nginx","HostConfig":{"DeviceRequests":[{"Capabilities":[["gpu"]],"Count":-1}]}}`},
 		{"--gpus 2 --runtime nvidia nginx", `{"Image":"nginx","HostConfig":{"DeviceRequests":[{"Capabilities":[["gpu"]],"Count":2}],"Runtime":"nvidia"}}`},
 		{`--gpus "device=0,1" nginx`, `{"Image":"nginx","HostConfig":{"DeviceRequests":[{"Capabilities":[["gpu"]],"DeviceIDs":["0","1"]}]}}`},
+		{"--device /dev/fuse --device nvidia.com/gpu=0 nginx", `{"Image":"nginx","HostConfig":{"DeviceRequests":[{"Driver":"cdi","DeviceIDs":["nvidia.com/gpu=0"]}]}}`},
 		{"--sig-proxy=false --detach-keys ctrl-a --ulimit nofile=1 -h host -u 0 -w / -a stdout -- nginx sh -c true", `{"Image":"nginx"}`},
 	} {
 		args := strings.Fields(c.line)

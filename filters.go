@@ -44,7 +44,7 @@ func slotClauses(_ *tx, w *workload) ([]clause, error) {
 }
 
 // resourceClauses refuse nodes without room, overcommit included.
-func resourceClauses(_ *tx, w *workload) ([]clause, error) {
+func resourceClauses(t *tx, w *workload) ([]clause, error) {
 	var cs []clause
 	if w.nanoCPUs > 0 {
 		words := fmt.Sprintf("less than %s CPUs free", cpusText(w.nanoCPUs))
@@ -56,6 +56,61 @@ func resourceClauses(_ *tx, w *workload) ([]clause, error) {
 	if w.memory > 0 {
 		words := fmt.Sprintf("less than %s of memory free", bytesText(w.memory))
 		cs = append(cs, clause{one: "has " + words, many: "have " + words, sql: "n.used_memory_bytes + ? <= n.memory_bytes", args: []any{w.memory}})
+	}
+	for i, d := range w.demands {
+		for _, other := range w.demands[:i] { // the last clause asks for all of a thing
+			if other.Name == d.Name {
+				d.Amount += other.Amount
+			}
+		}
+		more, err := t.demandClauses(d)
+		if err != nil {
+			return nil, err
+		}
+		cs = append(cs, more...)
+	}
+	return cs, nil
+}
+
+// demandClauses refuse nodes that do not have what is asked for of a countable thing,
+// or not enough of it free. Device requests for what no node says that it has refuse
+// none: an engine finds devices that it does not list, or says that there are none.
+func (t *tx) demandClauses(d demand) (cs []clause, err error) {
+	if d.Device > 0 {
+		if any, err := t.anyHas(d.Name); !any || err != nil {
+			return nil, err
+		}
+	}
+	name := d.Name
+	const (
+		has  = "EXISTS (SELECT 1 FROM resource_load r WHERE r.node_id = n.id AND r.name = ? AND %s)"
+		free = "NOT EXISTS (SELECT 1 FROM resources_held h WHERE h.node_id = n.id AND h.name = ? AND %s)"
+	)
+	add := func(words, sql, condition string, args ...any) {
+		cs = append(cs, clause{one: "has " + words, many: "have " + words, sql: fmt.Sprintf(sql, condition), args: append([]any{name}, args...)})
+	}
+	switch {
+	case len(d.IDs) > 0:
+		unknown, err := t.unlisted(name, d.IDs)
+		if err != nil {
+			return nil, err
+		}
+		ids, what := jsonText(d.IDs), name+" "+strings.Join(d.IDs, ", ")
+		if !unknown { // else it may be another name of one that a node lists
+			add(what, has, "NOT EXISTS (SELECT 1 FROM json_each(?) j WHERE j.value NOT IN (SELECT value FROM json_each(r.devices)))", ids)
+			cs[0].one, cs[0].many = "does not have "+what, "do not have "+what
+		}
+		add(what+" in use", free, "h.device IN (SELECT value FROM json_each(?))", ids)
+	case d.Amount <= 0:
+		add("no "+name, has, "r.amount > 0")
+	}
+	switch {
+	case d.Amount == everything:
+		add(name+" in use", free, "1")
+	case d.Amount == 1:
+		add("no "+name+" free", has, "r.used < r.amount")
+	case d.Amount > 1:
+		add(fmt.Sprintf("less than %d %s free", d.Amount, name), has, "r.used + ? <= r.amount", d.Amount)
 	}
 	return cs, nil
 }

@@ -402,6 +402,10 @@ func engineLabels(list []string) (labels map[string]string, warnings []string) {
 		case ownLabel(k):
 			warnings = append(warnings, fmt.Sprintf("engine label %q is ignored: %s is set by swarmlite", l, k))
 			continue
+		case strings.HasPrefix(k, resourceLabel):
+			if _, _, err := parseSupply(k, v); err != nil {
+				warnings = append(warnings, "engine "+err.Error()) // constraints see it all the same
+			}
 		}
 		labels[bounded(k)] = bounded(v)
 	}
@@ -426,7 +430,7 @@ func (t *tx) putNodeLabels(id int64, f *nodeFacts, labels map[string]string) err
 
 // coverLabels writes the labels of the node's line that no label of the operator's
 // covers, the engine's that neither does, and what labels set: the limit containerslots,
-// the platforms that the node emulates.
+// the platforms that the node emulates, the countable things that it has.
 func (t *tx) coverLabels(id int64, labels map[string]string) error {
 	if _, err := t.exec(`INSERT OR IGNORE INTO node_labels SELECT n.id, l.key, l.value, 'line' FROM nodes n, json_each(n.line_labels) l
 		WHERE n.id = ?`, id); err != nil {
@@ -446,7 +450,10 @@ func (t *tx) coverLabels(id int64, labels map[string]string) error {
 	_, err = t.exec(`UPDATE nodes SET platforms = ?2, slots = (SELECT CAST(value AS INTEGER) FROM node_labels
 		WHERE node_id = ?1 AND key = 'containerslots' AND value <> '' AND value NOT GLOB '*[^0-9]*') WHERE id = ?1`,
 		id, jsonText(runnable(os, architecture, emulated)))
-	return err
+	if err != nil {
+		return err
+	}
+	return t.putResources(id)
 }
 
 // nodePlatforms lists what the nodes run, each set once: of thousand nodes most are alike.

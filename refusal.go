@@ -68,44 +68,75 @@ func (e *noNodeError) full() string {
 	return words
 }
 
-// most tells how much of the CPUs and memory asked for there is, where they are
+// measure is an amount of something that nodes have: total and used are SQL on node_load (n).
+type measure struct {
+	asked       int64
+	total, used string
+	args        []any // of total, and of used
+	words       func(int64) string
+}
+
+// measures are the amounts that the workload asks for.
+func (q *query) measures(t *tx) ([]measure, error) {
+	list := []measure{
+		{asked: q.args[0].(int64), total: "n.nano_cpus", used: "n.used_nano_cpus", words: cpusWords},
+		{asked: q.args[1].(int64), total: "n.memory_bytes", used: "n.used_memory_bytes", words: func(n int64) string { return bytesText(n) + " of memory" }},
+	}
+	for _, d := range q.demands {
+		if d.Device > 0 {
+			if any, err := t.anyHas(d.Name); err != nil {
+				return nil, err
+			} else if !any {
+				continue
+			}
+		}
+		const of = "coalesce((SELECT r.%s FROM resource_load r WHERE r.node_id = n.id AND r.name = ?), 0)"
+		list = append(list, measure{asked: max(d.Amount, 1), total: fmt.Sprintf(of, "amount"), used: fmt.Sprintf(of, "used"), args: []any{d.Name},
+			words: func(n int64) string { return fmt.Sprint(n, " ", d.Name) }})
+	}
+	return list, nil
+}
+
+// most tells how much of the CPUs, memory and things asked for there is, where they are
 // what refuses: the largest node if none is large enough, else the most that is free.
 func (q *query) most(t *tx) (words string, impossible bool, err error) {
 	var parts []string
 	where, args := q.without("resources").where()
 	useful, usefulArgs := q.without(roomFilters...).where() // a large node that is down may come back
-	for which, r := range []struct {
-		total, used string
-		words       func(int64) string
-	}{
-		{"nano_cpus", "used_nano_cpus", cpusWords},
-		{"memory_bytes", "used_memory_bytes", func(n int64) string { return bytesText(n) + " of memory" }},
-	} {
-		asked := q.args[which].(int64)
-		if asked == 0 {
+	measures, err := q.measures(t)
+	if err != nil {
+		return "", false, err
+	}
+	for _, r := range measures {
+		if r.asked == 0 {
 			continue
 		}
-		for i, look := range []struct{ amount, words string }{
-			{"n." + r.total, "the largest node that qualifies is %s with %s in all"},
-			{"n." + r.total + " - n." + r.used, "the most free is on %s: %s"},
+		for i, look := range []struct {
+			amount, words string
+			args          []any
+		}{
+			{r.total, "the largest node that qualifies is %s with %s in all", r.args},
+			{r.total + " - " + r.used, "the most free is on %s: %s", slices.Concat(r.args, r.args)},
 		} {
 			var node string
 			var amount int64
-			err := t.get(fmt.Sprintf("SELECT n.name, %s AS amount FROM node_load n WHERE %s ORDER BY amount DESC, n.id LIMIT 1", look.amount, where), args, &node, &amount)
+			err := t.get(fmt.Sprintf("SELECT n.name, %s AS amount FROM node_load n WHERE %s ORDER BY amount DESC, n.id LIMIT 1", look.amount, where),
+				slices.Concat(look.args, args), &node, &amount)
 			if errors.Is(err, errNotFound) {
 				return "", false, nil // it is not room that they lack
 			}
 			if err != nil {
 				return "", false, err
 			}
-			if amount < asked {
+			if amount < r.asked {
 				parts = append(parts, fmt.Sprintf(look.words, node, r.words(max(amount, 0))))
 				if i == 0 {
-					err := t.get(fmt.Sprintf("SELECT %s AS amount FROM node_load n WHERE %s ORDER BY amount DESC LIMIT 1", look.amount, useful), usefulArgs, &amount)
+					err := t.get(fmt.Sprintf("SELECT %s AS amount FROM node_load n WHERE %s ORDER BY amount DESC LIMIT 1", look.amount, useful),
+						slices.Concat(look.args, usefulArgs), &amount)
 					if err != nil {
 						return "", false, err
 					}
-					impossible = impossible || amount < asked
+					impossible = impossible || amount < r.asked
 				}
 				break
 			}

@@ -18,7 +18,8 @@ type placement struct {
 	id, reservation int64
 	node            int64
 	nodeName        string
-	name            string // the workload's, or the one that was found for it
+	name            string           // the workload's, or the one that was found for it
+	devices         map[int][]string // picked for the create's device requests, by their number from 1
 }
 
 // graceUnknown is how long an engine may still be at work on a create that
@@ -66,6 +67,12 @@ func (t *tx) reservationToContainer(reservation int64, first *containerRow, engi
 		if _, err := t.exec("UPDATE ports SET container = ?, reservation = NULL WHERE reservation = ?", id, reservation); err != nil {
 			return err
 		}
+	}
+	if _, err := t.exec("DELETE FROM resources WHERE container = ?", id); err != nil {
+		return err
+	}
+	if _, err := t.exec("UPDATE resources SET container = ?, reservation = NULL WHERE reservation = ?", id, reservation); err != nil {
+		return err
 	}
 	// The order matters to nobody: both run in one transaction, and the triggers keep the sums.
 	if _, err := t.exec("UPDATE containers SET inspected = 1, nano_cpus = ?, memory_bytes = ?, counted = ? WHERE id = ?",

@@ -26,6 +26,7 @@ type hostConfig struct {
 	Binds             []string
 	Mounts            []struct{ Type, Source, Target string }
 	Runtime           string
+	DeviceRequests    []deviceRequest
 }
 
 type portBinding struct{ HostIp, HostPort string }

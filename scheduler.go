@@ -264,11 +264,12 @@ type query struct {
 	soft     []clause // preferences
 	homes    []clause
 	args     []any // ?1 to ?3: CPUs, memory, seed
+	demands  []demand
 	st       strategy
 }
 
 func (sc *scheduler) query(t *tx, w *workload, seed int64) (*query, error) {
-	q := &query{strategy: sc.strategy, seed: seed, args: []any{w.nanoCPUs, w.memory, seed}}
+	q := &query{strategy: sc.strategy, seed: seed, args: []any{w.nanoCPUs, w.memory, seed}, demands: w.demands}
 	if sc.file != nil {
 		q.strategy = "spread" // until applyFile
 	}
@@ -442,7 +443,8 @@ func (t *tx) reserve(w *workload, p *placement) error {
 			return err
 		}
 	}
-	return nil
+	p.devices, err = t.takeResources(p.node, p.reservation, w.demands)
+	return err
 }
 
 // judged is a node and the number of the first clause that refuses it, 0 for none.

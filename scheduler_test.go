@@ -378,12 +378,14 @@ func TestConstraintsSeeWhatAnEngineSaysOfItself(t *testing.T) {
 // --- properties --------------------------------------------------------------
 
 // overcommitted lists what must never be, whatever was placed: nodes that promise
-// more than they have, names that are used twice, ports that are promised twice, and
-// sums that are not what the rows add up to.
+// more than they have, names that are used twice, ports and devices that are promised
+// twice, and sums that are not what the rows add up to.
 const overcommitted = `
 	SELECT 'room' AS what, name FROM node_load WHERE used_memory_bytes > memory_bytes OR used_nano_cpus > nano_cpus OR containers > slots
 	UNION ALL SELECT 'name', name FROM (SELECT name FROM containers UNION ALL SELECT name FROM reservations WHERE kind = 'container') GROUP BY name HAVING count(*) > 1
 	UNION ALL SELECT 'port', node_id || ':' || host_port FROM ports WHERE last_port = host_port GROUP BY node_id, host_ip, host_port, protocol HAVING count(*) > 1
+	UNION ALL SELECT 'resource', node_id || ' ' || name FROM resource_load WHERE used > amount
+	UNION ALL SELECT 'device', node_id || ' ' || device FROM resources_held WHERE device <> '' GROUP BY node_id, name, device HAVING count(*) > 1
 	UNION ALL SELECT 'sums', name FROM nodes n WHERE (containers, used_nano_cpus, used_memory_bytes) <> (
 		SELECT count(*), coalesce(sum(nano_cpus), 0), coalesce(sum(memory_bytes), 0) FROM (
 			SELECT nano_cpus, memory_bytes FROM containers WHERE node_id = n.id AND counted

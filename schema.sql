@@ -230,6 +230,33 @@ CREATE INDEX ports_by_node ON ports (node_id, protocol, host_port);
 CREATE INDEX ports_by_container ON ports (container) WHERE container IS NOT NULL;
 CREATE INDEX ports_by_reservation ON ports (reservation) WHERE reservation IS NOT NULL;
 
+CREATE TABLE node_resources (
+  /* Countable things that nodes have, GPUs above all: by their labels resource.NAME, else
+     by what their engines report (GenericResources, CDI devices). */
+  node_id INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  name    TEXT    NOT NULL,                    -- gpu
+  amount  INTEGER NOT NULL CHECK (amount >= 0),
+  devices TEXT    NOT NULL DEFAULT '[]',       -- their IDs, JSON; '[]' = not known
+  PRIMARY KEY (node_id, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX node_resources_by_name ON node_resources (name, node_id);
+
+CREATE TABLE resources (
+  /* Countable things that containers were given, or were promised: exactly one of container and
+     reservation is set. A container that was stopped keeps its rows, which do not count. */
+  id          INTEGER PRIMARY KEY,
+  node_id     INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+  container   INTEGER REFERENCES containers (id) ON DELETE CASCADE,
+  reservation INTEGER REFERENCES reservations (id) ON DELETE CASCADE,
+  name        TEXT    NOT NULL,                -- gpu
+  amount      INTEGER NOT NULL CHECK (amount = -1 OR amount > 0), -- -1: all that the node has
+  device      TEXT    NOT NULL,                -- its ID, of one; '' = any
+  CHECK ((container IS NULL) <> (reservation IS NULL))
+) STRICT;
+CREATE INDEX resources_by_node ON resources (node_id, name);
+CREATE INDEX resources_by_container ON resources (container) WHERE container IS NOT NULL;
+CREATE INDEX resources_by_reservation ON resources (reservation) WHERE reservation IS NOT NULL;
+
 CREATE TABLE relays (
   /* With -relay-ports: the manager's own ports that lead to containers' published ones. */
   protocol    TEXT    NOT NULL CHECK (protocol IN ('tcp', 'udp')),
@@ -560,11 +587,25 @@ CREATE VIEW node_load AS
     FROM nodes n, manager m
    WHERE m.id = 1 /* one row: SQLite would build an index otherwise */ AND n.state <> 'removed';
 
+CREATE VIEW resources_held AS
+  /* The countable things that are taken: by containers that count, and by creates under way. */
+  SELECT r.node_id, r.name, r.amount, r.device FROM resources r
+   WHERE r.reservation IS NOT NULL OR EXISTS (SELECT 1 FROM containers c WHERE c.id = r.container AND c.counted);
+
+CREATE VIEW resource_load AS
+  /* What of each countable thing a node has and how much of it is taken. */
+  SELECT r.node_id, r.name, r.amount, r.devices,
+         coalesce((SELECT sum(iif(h.amount < 0, r.amount, h.amount)) FROM resources_held h
+                    WHERE h.node_id = r.node_id AND h.name = r.name), 0) AS used
+    FROM node_resources r;
+
 CREATE VIEW cluster AS
   /* The nodes at a glance. */
   SELECT l.name AS node, l.state, l.availability, l.containers,
          printf('%.2f / %.2f', l.used_nano_cpus / 1e9, l.nano_cpus / 1e9) AS "reserved CPUs",
          printf('%.0f / %.0f MiB', l.used_memory_bytes / 1048576.0, l.memory_bytes / 1048576.0) AS "reserved memory",
+         coalesce((SELECT group_concat(r.name || ' ' || r.used || ' / ' || r.amount, ', ') FROM resource_load r
+                    WHERE r.node_id = l.id), '') AS "reserved resources",
          coalesce((SELECT group_concat(key || '=' || value, ', ') FROM node_labels b
                     WHERE b.node_id = l.id AND b.source <> 'automatic'), '') AS labels,
          n.engine_version AS engine, l.address, n.error
@@ -649,6 +690,12 @@ CREATE VIEW trouble AS
          l.nano_cpus / 1e9, l.used_memory_bytes / 1048576.0, l.memory_bytes / 1048576.0)
     FROM node_load l
    WHERE l.state = 'healthy' AND (l.used_nano_cpus > l.nano_cpus OR l.used_memory_bytes > l.memory_bytes)
+  UNION ALL
+  SELECT 'overcommitted', n.name, printf('%d of %d %s', r.used, r.amount, r.name)
+    FROM resource_load r JOIN nodes n ON n.id = r.node_id WHERE n.state = 'healthy' AND r.used > r.amount
+  UNION ALL
+  SELECT 'device used twice', n.name, h.name || ' ' || h.device
+    FROM resources_held h JOIN nodes n ON n.id = h.node_id WHERE h.device <> '' GROUP BY n.id, h.name, h.device HAVING count(*) > 1
   UNION ALL
   SELECT 'create without answer', n.name, r.name || ' since ' || datetime(r.made_at, 'unixepoch')
     FROM reservations r JOIN nodes n ON n.id = r.node_id

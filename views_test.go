@@ -99,6 +99,8 @@ func TestViewsAnswerAPersonsFirstQuestions(t *testing.T) {
 			(2, 2, '123456789abcdef0', 'db', 'postgres', 'running', 1000000001, 0, 0, '{}'),
 			(3, 3, '23456789abcdef01', 'db', 'postgres', 'running', 1000000002, 5000000000, 0, '{}'),
 			(4, 3, '3456789abcdef012', '', 'x', 'dead', 1, 0, 0, '{}'), (5, 1, '456789abcdef0123', '', 'x', 'dead', 1, 0, 0, '{}');
+		INSERT INTO node_resources VALUES (1, 'gpu', 4, '[]');
+		INSERT INTO resources (node_id, container, name, amount, device) VALUES (1, 1, 'gpu', 1, '');
 		INSERT INTO ports (node_id, container, host_ip, host_port, last_port, protocol) VALUES (1, 1, '', 8080, 8080, 'tcp'), (1, 1, '127.0.0.1', 53, 53, 'udp');
 		INSERT INTO placements (id, at, name, image, strategy, nodes, fitting, node_id, node, score, outcome, message) VALUES
 			(1, 1000000000, 'web', 'nginx', 'spread', 3, 1, 1, 'node-1', 62, 'created', ''), (2, 1000000001, 'db', 'postgres', 'spread', 3, 2, 2, 'node-2', 200, 'failed', 'No such image: postgres:latest'),
@@ -120,9 +122,9 @@ func TestViewsAnswerAPersonsFirstQuestions(t *testing.T) {
 		}
 	})
 	for _, tt := range []struct{ query, want string }{
-		{"SELECT * FROM cluster", `node-1|healthy|active|2|1.50 / 4.20|1024 / 4301 MiB|rack=7, storage=ssd|20.10.24|tcp://10.0.0.1:2375|
-node-2|unhealthy|active|2|0.00 / 4.20|0 / 4301 MiB|||tcp://10.0.0.2:2375|no answer in time
-node-3|healthy|drain|2|5.00 / 4.20|0 / 4301 MiB|||tcp://10.0.0.3:2375|bad answer: 1 of 2 images`},
+		{"SELECT * FROM cluster", `node-1|healthy|active|2|1.50 / 4.20|1024 / 4301 MiB|gpu 1 / 4|rack=7, storage=ssd|20.10.24|tcp://10.0.0.1:2375|
+node-2|unhealthy|active|2|0.00 / 4.20|0 / 4301 MiB||||tcp://10.0.0.2:2375|no answer in time
+node-3|healthy|drain|2|5.00 / 4.20|0 / 4301 MiB||||tcp://10.0.0.3:2375|bad answer: 1 of 2 images`},
 		{"SELECT * FROM ps", `23456789abcd|db|postgres|node-3|running||5.0|0|2001-09-09 01:46:42|
 123456789abc|db|postgres|node-2|running|unhealthy|0.0|0|2001-09-09 01:46:41|
 0123456789ab|web|nginx|node-1|running||1.5|1024|2001-09-09 01:46:40|10.9.8.7:8080/tcp, 127.0.0.1:53/udp
@@ -151,7 +153,7 @@ create without answer|node-2|db-2 since 2001-09-09 01:46:43`},
 	}
 	close(stop)
 	wg.Wait()
-	if views := st.shell(t, "SELECT group_concat(name) FROM (SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY 1)"); views != "cluster,node_load,ps,ran,trouble,why" {
+	if views := st.shell(t, "SELECT group_concat(name) FROM (SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY 1)"); views != "cluster,node_load,ps,ran,resource_load,resources_held,trouble,why" {
 		t.Errorf("views %s: a new one wants a case above", views)
 	}
 	if err := st.write(t.Context(), func(t *tx) error { return put(t, "after") }); err != nil {

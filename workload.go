@@ -30,6 +30,7 @@ type workload struct {
 	containers       []string // that it must be beside: --link, --volumes-from, --network container:…
 	runtime          string
 	platform         string // linux/arm64, or only linux, as the request demands
+	demands          []demand
 	driver           string // of a network or volume
 	swarm            bool   // a network that all nodes of a swarm share
 	group            string // label=value of the group it belongs to
@@ -70,6 +71,7 @@ type shape struct {
 	Networks    []string          `json:"networks,omitempty"`
 	Platform    string            `json:"platform,omitempty"`
 	Ports       []string          `json:"ports,omitempty"`
+	Resources   []demand          `json:"resources,omitempty"`
 	Runtime     string            `json:"runtime,omitempty"`
 	Swarm       bool              `json:"swarm,omitempty"`
 	Volumes     []string          `json:"volumes,omitempty"`
@@ -81,7 +83,7 @@ const shapeLabelBytes = 4 << 10
 
 func (w *workload) shape() *shape {
 	s := &shape{API: w.version.String(), NanoCPUs: w.nanoCPUs, MemoryBytes: w.memory, Networks: w.networks, Volumes: w.volumes, Beside: w.containers,
-		Runtime: w.runtime, Platform: w.platform, Driver: w.driver, Swarm: w.swarm, Group: w.group, Labels: map[string]string{},
+		Runtime: w.runtime, Platform: w.platform, Resources: w.demands, Driver: w.driver, Swarm: w.swarm, Group: w.group, Labels: map[string]string{},
 		Constraints: exprTexts(w.constraints), Affinities: exprTexts(w.affinities), Whitelists: exprTexts(w.whitelists)}
 	for _, p := range w.ports {
 		s.Ports = append(s.Ports, p.String())
@@ -108,7 +110,7 @@ func exprTexts(exprs []expr) (texts []string) {
 // workload is the request again, but for its kind, name and image.
 func (s *shape) workload() (*workload, error) {
 	w := &workload{nanoCPUs: s.NanoCPUs, memory: s.MemoryBytes, networks: s.Networks, volumes: s.Volumes, containers: s.Beside,
-		runtime: s.Runtime, platform: s.Platform, driver: s.Driver, swarm: s.Swarm, group: s.Group, labels: map[string]string{}}
+		runtime: s.Runtime, platform: s.Platform, demands: s.Resources, driver: s.Driver, swarm: s.Swarm, group: s.Group, labels: map[string]string{}}
 	maps.Copy(w.labels, s.Labels)
 	if key, value, ok := strings.Cut(s.Group, "="); ok {
 		w.labels[key] = value // may be one that there was no room for

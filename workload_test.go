@@ -14,7 +14,7 @@ func TestShapeHoldsTheWholeRequest(t *testing.T) {
 	t.Parallel()
 	w, _, err := readCreate([]byte(`{"Image": "busybox", "Env": ["constraint:zone==/^[ab]$/", "constraint:disk!=~hdd*", "affinity:container==db", "whitelist:node==n1|n2", "TOKEN=secret"],
 		"Labels": {"com.docker.compose.project": "shop", "tier": "front"},
-		"HostConfig": {"Memory": 1073741824, "NanoCpus": 1500000000, "Runtime": "nvidia", "Binds": ["data:/data"], "NetworkMode": "demo", "Links": ["db:db"],
+		"HostConfig": {"Memory": 1073741824, "NanoCpus": 1500000000, "Runtime": "nvidia", "DeviceRequests": [{"Count": 2, "Capabilities": [["gpu"]]}], "Binds": ["data:/data"], "NetworkMode": "demo", "Links": ["db:db"],
 			"PortBindings": {"80/tcp": [{"HostPort": "80"}, {"HostIp": "::1", "HostPort": "8000-8010"}], "53/udp": [{"HostIp": "127.0.0.1", "HostPort": "53"}]}}}`), &call{version: 1041})
 	if err != nil {
 		t.Fatal(err)
