@@ -14,15 +14,18 @@ sshd     := /usr/sbin/sshd=openssh-server
 clients  := docker-compose=docker-compose diff=diffutils node=nodejs npm=npm \
             /usr/bin/python3=python3 /usr/lib/python3/dist-packages/docker=python3-docker
 modules  := testdata/clients/node/node_modules/.package-lock.json
+tools    := testdata/clients/tools/bin/docker-compose testdata/clients/tools/bin/docker-buildx
 
-.PHONY: build test test-clients faults vet vulncheck demo demo-down clean
+.PHONY: build test faults vet vulncheck demo demo-down clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(version)' -o swarmlite .
 
-# Everything: vet, unit tests, and end-to-end tests against real engines.
+# Everything: vet, unit tests, end-to-end tests against real engines, and Compose,
+# docker-py, dockerode, Testcontainers, buildx and the Go SDK on a cluster and on one engine.
 test:
-	@testdata/lab need $(compiler) $(engines) $(registry) $(sshd)
+	@testdata/lab need $(compiler) $(engines) $(registry) $(sshd) $(clients)
+	@$(MAKE) --no-print-directory $(modules) $(tools)
 	@$(MAKE) --no-print-directory vet
 	CGO_ENABLED=1 go test -race -count=1 -timeout 30m ./...
 
@@ -31,21 +34,22 @@ faults:
 	@testdata/lab need $(engines) $(registry)
 	@testdata/faults $(rows)
 
-# Compose, docker-py, dockerode, Testcontainers and the Go SDK on a cluster and on one engine.
-test-clients:
-	@testdata/lab need $(compiler) $(engines) $(registry) $(clients)
-	@$(MAKE) --no-print-directory $(modules)
-	go vet -tags clients .
-	CGO_ENABLED=1 go test -race -count=1 -timeout 30m -tags clients -run '^TestClient[A-Z]' -v .
-
 # The JavaScript clients, as the lock file has them; none of their install scripts runs.
 $(modules): testdata/clients/node/package-lock.json
 	cd testdata/clients/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
+# Compose and buildx of today, as the module file has them.
+testdata/clients/tools/bin/docker-compose: package := github.com/docker/compose/v5/cmd
+testdata/clients/tools/bin/docker-buildx: package := github.com/docker/buildx/cmd/buildx
+$(tools): testdata/clients/tools/go.mod
+	cd testdata/clients/tools && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/$(@F) $(package)
+	@touch $@
+
 vet: vulncheck
-	go vet ./...
-	go run $(staticcheck) ./...
+	go vet ./... ./testdata/clients/gosdk ./testdata/clients/ryuk
+	cd testdata/clients/tcgo && go vet ./...
+	go run $(staticcheck) ./... ./testdata/clients/gosdk ./testdata/clients/ryuk
 
 vulncheck:
 	@if curl -fs -m 5 -o /dev/null $(vulndb)/index/db.json; \

@@ -1,5 +1,3 @@
-//go:build clients
-
 package main
 
 import (
@@ -12,20 +10,16 @@ import (
 	"time"
 )
 
-// Compose brings up testdata/clients/compose/compose.yaml: a database with a health
+// Compose brings up testdata/clients/compose.yaml: a database with a health
 // check, a job that waits for it, a web server that waits for the job, and workers.
 
-func TestClientComposeOfDebian(t *testing.T) {
-	needLab(t)
+func clientComposeOfDebian(t *testing.T) {
 	testCompose(t, composeClient{program: needProgram(t, "docker-compose", "docker-compose")})
 }
 
-// TestClientComposeOfToday runs the newest Compose that builds with this Go.
-func TestClientComposeOfToday(t *testing.T) {
-	needLab(t)
-	program := filepath.Join(t.TempDir(), "docker-compose")
-	goBuild(t, "testdata/clients/compose", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "github.com/docker/compose/v5/cmd")
-	testCompose(t, composeClient{program: program, flags: []string{"--progress", "plain"}, today: true})
+// clientComposeOfToday is the newest Compose that builds with this Go.
+func clientComposeOfToday(t *testing.T) {
+	testCompose(t, composeClient{program: needTool(t, "docker-compose"), flags: []string{"--progress", "plain"}, today: true})
 }
 
 // composeClient is one Compose program at work on the project demo.
@@ -54,7 +48,7 @@ func testCompose(t *testing.T, c composeClient) {
 	w := newTwin(t)
 	registry := labRegistry(t)
 	c.app = registry + "/app"
-	c.file = needFile(t, "testdata/clients/compose/compose.yaml", "it belongs to this project")
+	c.file = needFile(t, "testdata/clients/compose.yaml", "it belongs to this project")
 	pushVersion(t, registry, "app", "latest", "1")
 	pushVersion(t, registry, "app", "next", "3")
 

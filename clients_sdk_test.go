@@ -1,5 +1,3 @@
-//go:build clients
-
 package main
 
 import (
@@ -27,24 +25,21 @@ func (w *twin) testProgram(t *testing.T, run clientRun) {
 	}
 }
 
-func TestClientGoSDK(t *testing.T) {
-	needLab(t)
+func clientGoSDK(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "gosdk")
 	goBuild(t, ".", "build", "-o", program, "./testdata/clients/gosdk")
 	w := newTwin(t, byApp)
 	w.testProgram(t, clientRun{program: program, args: []string{labRegistry(t)}})
 }
 
-func TestClientDockerPy(t *testing.T) {
-	needLab(t)
+func clientDockerPy(t *testing.T) {
 	python := needFile(t, "/usr/bin/python3", "make test installs it (Debian package python3-docker)")
 	needFile(t, "/usr/lib/python3/dist-packages/docker", "make test installs it (Debian package python3-docker)")
 	w := newTwin(t, byApp)
 	w.testProgram(t, clientRun{program: python, args: []string{"testdata/clients/dockerpy.py", labRegistry(t)}})
 }
 
-func TestClientDockerode(t *testing.T) {
-	needLab(t)
+func clientDockerode(t *testing.T) {
 	node := needNode(t)
 	w := newTwin(t, byApp)
 	w.testProgram(t, clientRun{program: node, args: []string{"testdata/clients/node/dockerode.js", labRegistry(t)}})
@@ -53,15 +48,13 @@ func TestClientDockerode(t *testing.T) {
 // Testcontainers connects to published ports on the host of DOCKER_HOST, so swarmlite
 // relays them.
 
-func TestClientTestcontainersNode(t *testing.T) {
-	needLab(t)
+func clientTestcontainersNode(t *testing.T) {
 	node := needNode(t)
 	w := newTwin(t, "-relay-ports")
 	w.testProgram(t, clientRun{program: node, args: []string{"testdata/clients/node/testcontainers.js", labRegistry(t)}, env: testcontainersEnv})
 }
 
-func TestClientTestcontainersGo(t *testing.T) {
-	needLab(t)
+func clientTestcontainersGo(t *testing.T) {
 	dir, program := "testdata/clients/tcgo", filepath.Join(t.TempDir(), "tcgo")
 	goBuild(t, dir, "test", "-c", "-o", program)
 	w := newTwin(t, "-relay-ports")
@@ -74,10 +67,9 @@ func TestClientTestcontainersGo(t *testing.T) {
 // testcontainersEnv: Ryuk, which cleans up after suites that crash, has a test of its own.
 var testcontainersEnv = []string{"TESTCONTAINERS_RYUK_DISABLED=true"}
 
-// TestClientTestcontainersCrash is a suite that dies in the middle. Ryuk runs on the
+// clientTestcontainersCrash is a suite that dies in the middle. Ryuk runs on the
 // node of its session, with that engine's socket, and removes what the suite has made.
-func TestClientTestcontainersCrash(t *testing.T) {
-	needLab(t)
+func clientTestcontainersCrash(t *testing.T) {
 	node := needNode(t)
 	w := newTwin(t, "-relay-ports")
 	ryuk := w.pushRyuk(t, labRegistry(t))

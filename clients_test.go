@@ -1,5 +1,3 @@
-//go:build clients
-
 package main
 
 import (
@@ -21,10 +19,32 @@ import (
 	"time"
 )
 
-// The client tests run programs that were never written for a cluster: each does its
-// work once against swarmlite over three real engines and once against one engine, at
-// the same time, and everything it says must be the same. What may differ is in
-// variable (e2e_test.go) and clientVariable, each with the reason.
+// TestClients runs programs that were never written for a cluster: each does its work
+// once against swarmlite over three real engines and once against one engine, at the
+// same time, and everything it says must be the same. What may differ is in variable
+// (e2e_test.go) and clientVariable, each with the reason.
+//
+// They share the engines, so they run one after the other, beside tests that need none.
+func TestClients(t *testing.T) {
+	needLab(t)
+	t.Parallel()
+	for _, client := range []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"Compose of Debian", clientComposeOfDebian},
+		{"Compose of today", clientComposeOfToday},
+		{"buildx", clientBuildx},
+		{"Go SDK", clientGoSDK},
+		{"docker-py", clientDockerPy},
+		{"dockerode", clientDockerode},
+		{"Testcontainers for Node.js", clientTestcontainersNode},
+		{"Testcontainers for Go", clientTestcontainersGo},
+		{"Testcontainers crash", clientTestcontainersCrash},
+	} {
+		t.Run(client.name, client.test)
+	}
+}
 
 // clientVariable is what differs from run to run in what these clients print.
 var clientVariable = []struct {
@@ -53,12 +73,14 @@ type clientRun struct {
 func (w *twin) sameClient(t *testing.T, run clientRun) cliResult {
 	t.Helper()
 	var both [2]cliResult
+	began := time.Now()
 	var wg sync.WaitGroup
 	for i, host := range []string{w.addr, w.alone.addr} {
 		cmd := run.command(t, host)
 		wg.Go(func() { both[i] = runCommand(cmd, nil) })
 	}
 	wg.Wait()
+	t.Logf("%5.1fs %s %s", time.Since(began).Seconds(), filepath.Base(run.program), strings.Join(run.args, " "))
 	got, want := run.normal(both[0]), run.normal(both[1])
 	if got != want {
 		t.Errorf("%s %s: \"-\" is one engine, \"+\" is the cluster\n%s", filepath.Base(run.program), strings.Join(run.args, " "), lineDiff(t, want, got))
@@ -140,6 +162,12 @@ func needFile(t *testing.T, path, next string) string {
 		t.Fatalf("%v: %s, go test -short leaves this test out", err, next)
 	}
 	return path
+}
+
+// needTool returns the path of a client that make test builds from its Go module.
+func needTool(t *testing.T, name string) string {
+	t.Helper()
+	return needFile(t, filepath.Join("testdata/clients/tools/bin", name), "make test builds it")
 }
 
 // goBuild runs a go command in a directory; -race is for swarmlite, not for clients.
