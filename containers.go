@@ -58,11 +58,17 @@ func (s *store) dropContainer(ctx context.Context, node int64, id string) error 
 	})
 }
 
-// containerUpdate changes what a container reserves.
+// containerUpdate changes what a container reserves. An engine that is older than the
+// client's version would drop what it does not know without a word, so it is not asked.
 func containerUpdate(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
 	at, err := c.container(r.Context(), call.name)
 	if err != nil {
 		return err
+	}
+	if lowest, highest := at.versions(); highest != 0 {
+		if err := checkVersion(max(call.version, lowest), lowest, highest); err != nil {
+			return err
+		}
 	}
 	return (&relay{engine: at.engine, path: containerPath(r, call, at), patience: change,
 		answered: func(int) { at.marks.add(mark{"update", at.id}) }}).run(w, r, call)

@@ -680,6 +680,11 @@ CREATE VIEW trouble AS
      AND EXISTS (SELECT 1 FROM nodes o WHERE o.image_store = 'graph' AND o.engine_id IS NOT NULL AND o.state <> 'removed')
    GROUP BY image_store
   UNION ALL
+  SELECT 'API too old', o.name, 'speaks up to ' || o.api_version || ', ' || n.name || ' from ' || n.min_api_version || ' on: no client version fits both'
+    FROM nodes o JOIN nodes n ON CAST(substr(n.min_api_version, 3) AS INTEGER) > CAST(substr(o.api_version, 3) AS INTEGER)
+   WHERE o.state <> 'removed' AND n.state <> 'removed' AND o.api_version LIKE '1.%' AND n.min_api_version LIKE '1.%'
+   GROUP BY o.id
+  UNION ALL
   SELECT 'name used twice', group_concat(n.name, ', '), c.name
     FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name <> '' GROUP BY c.name HAVING count(*) > 1
   UNION ALL
