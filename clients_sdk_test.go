@@ -93,7 +93,6 @@ func clientTestcontainersCrash(t *testing.T) {
 func (w *twin) pushRyuk(t *testing.T, registry string) string {
 	t.Helper()
 	dir, image := t.TempDir(), registry+"/ryuk:latest"
-	t.Setenv("CGO_ENABLED", "0")
 	goBuild(t, ".", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, "ryuk"), "./testdata/clients/ryuk")
 	archive := filepath.Join(dir, "ryuk.tar")
 	if out, err := exec.Command("tar", "-C", dir, "-cf", archive, "ryuk").CombinedOutput(); err != nil {

@@ -175,6 +175,7 @@ func goBuild(t *testing.T, dir string, args ...string) {
 	t.Helper()
 	cmd := exec.Command("go", args...)
 	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // one of them runs in an empty image
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s in %s: %v\n%s", cmd, dir, err, out)
 	}

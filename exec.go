@@ -42,41 +42,46 @@ func (s *store) putExec(ctx context.Context, id string, node int64, container st
 }
 
 // execEngine finds the engine that has an exec: by its row, else by asking every
-// healthy node before the answer is 404.
-func (c *cluster) execEngine(ctx context.Context, id string) (e *engine, container string, err error) {
+// healthy node. It is 404 only when all of them say so.
+func (c *cluster) execEngine(ctx context.Context, id string) (*engine, error) {
 	var node int64
-	err = c.store.get(ctx, "SELECT node_id, container_id FROM execs WHERE exec_id = ?", []any{id}, &node, &container)
+	err := c.store.get(ctx, "SELECT node_id FROM execs WHERE exec_id = ?", []any{id}, &node)
 	if err == nil {
-		e, err = c.engine(ctx, node)
-		return e, container, err
+		return c.engine(ctx, node)
 	}
 	if !errors.Is(err, errNotFound) {
-		return nil, "", err
+		return nil, err
 	}
-	type hit struct {
-		e         *engine
-		container string
+	c.nodes.firstTries(ctx)
+	type reply struct {
+		*engine
+		err error
 	}
 	engines := c.healthyEngines()
-	hits := make(chan hit, len(engines))
+	replies := make(chan reply, len(engines))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for _, e := range engines {
 		go func() {
-			var ex struct{ ID, ContainerID string }
-			if e.getJSON(ctx, "/exec/"+url.PathEscape(id)+"/json", "", &ex) != nil {
-				hits <- hit{}
-				return
+			body, err := e.get(ctx, "/exec/"+url.PathEscape(id)+"/json", "")
+			if err == nil {
+				body.Close()
 			}
-			hits <- hit{e, ex.ContainerID}
+			replies <- reply{e, err}
 		}()
 	}
+	unknown := errorf(http.StatusNotFound, "No such exec instance: %s", id)
 	for range engines {
-		if h := <-hits; h.e != nil {
-			return h.e, h.container, nil
+		switch r := <-replies; {
+		case r.err == nil:
+			return r.engine, nil
+		case errors.As(r.err, new(*engineError)):
+			unknown = asAnswer(r.err, false)
+		case !errors.Is(r.err, errNotFound):
+			unknown = errorf(http.StatusBadGateway, "node %s: %v", r.nodeName(), r.err)
 		}
 	}
-	return nil, "", errorf(http.StatusNotFound, "No such exec instance: %s", id)
+	return nil, unknown
 }
 
 func execPath(r *http.Request, call *call) string {
@@ -85,7 +90,7 @@ func execPath(r *http.Request, call *call) string {
 
 // execPass relays exec inspect and resize.
 func execPass(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
-	e, _, err := c.execEngine(r.Context(), call.name)
+	e, err := c.execEngine(r.Context(), call.name)
 	if err != nil {
 		return err
 	}
@@ -96,7 +101,7 @@ func execPass(c *cluster, w http.ResponseWriter, r *http.Request, call *call) er
 // body goes to the engine whole and never into the exec's input.
 func execStart(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
 	closeAfter(w)
-	e, _, err := c.execEngine(r.Context(), call.name)
+	e, err := c.execEngine(r.Context(), call.name)
 	if err != nil {
 		return err
 	}
