@@ -68,7 +68,7 @@ func TestMain(m *testing.M) {
 
 // needLab skips the test under -short. Where the lab cannot run, the test fails:
 // an end-to-end test that was not run has not passed.
-func needLab(t *testing.T) {
+func needLab(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs real engines, left out by -short")
@@ -153,7 +153,7 @@ type labEngine struct {
 // labEngines gives the three engines that tests share: node-1 (storage=ssd, zone=a),
 // node-2 (disk, a) and node-3 (ssd, b). When the test ends they are whole and empty
 // again, so tests that use them do not run in parallel.
-func labEngines(t *testing.T) []*labEngine {
+func labEngines(t testing.TB) []*labEngine {
 	t.Helper()
 	needLab(t)
 	labShared.once.Do(func() {
@@ -184,7 +184,7 @@ func labEngines(t *testing.T) []*labEngine {
 
 // labStart starts an engine for this test alone. Flags are those of "lab start":
 // "--label", "k=v", and after "--" those of dockerd. Names are unique in all tests.
-func labStart(t *testing.T, name string, flags ...string) *labEngine {
+func labStart(t testing.TB, name string, flags ...string) *labEngine {
 	t.Helper()
 	needLab(t)
 	e, err := labNew(name, flags...)
@@ -204,7 +204,7 @@ func labNew(name string, flags ...string) (*labEngine, error) {
 }
 
 // labRegistry starts a registry that holds busybox and returns its host:port.
-func labRegistry(t *testing.T) string {
+func labRegistry(t testing.TB) string {
 	t.Helper()
 	needLab(t)
 	lab(t, "registry", "start")
@@ -212,25 +212,25 @@ func labRegistry(t *testing.T) string {
 }
 
 // kill cuts the power: the engine and its containers die at once.
-func (e *labEngine) kill(t *testing.T) { t.Helper(); lab(t, "kill", e.name) }
+func (e *labEngine) kill(t testing.TB) { t.Helper(); lab(t, "kill", e.name) }
 
 // stop ends the engine as a shutdown does. Connections to it are then refused.
-func (e *labEngine) stop(t *testing.T) { t.Helper(); lab(t, "stop", e.name) }
+func (e *labEngine) stop(t testing.TB) { t.Helper(); lab(t, "stop", e.name) }
 
 // restart starts it again, with the same ID and data, and waits until it answers.
-func (e *labEngine) restart(t *testing.T) { t.Helper(); lab(t, "restart", e.name) }
+func (e *labEngine) restart(t testing.TB) { t.Helper(); lab(t, "restart", e.name) }
 
 // pause makes it hang: it accepts connections and says nothing.
-func (e *labEngine) pause(t *testing.T) { t.Helper(); lab(t, "pause", e.name) }
+func (e *labEngine) pause(t testing.TB) { t.Helper(); lab(t, "pause", e.name) }
 
 // resume ends a pause.
-func (e *labEngine) resume(t *testing.T) { t.Helper(); lab(t, "resume", e.name) }
+func (e *labEngine) resume(t testing.TB) { t.Helper(); lab(t, "resume", e.name) }
 
 // unplug takes the network cable out: no answer of any kind comes back.
-func (e *labEngine) unplug(t *testing.T) { t.Helper(); lab(t, "unplug", e.name) }
+func (e *labEngine) unplug(t testing.TB) { t.Helper(); lab(t, "unplug", e.name) }
 
 // plug puts the cable back.
-func (e *labEngine) plug(t *testing.T) { t.Helper(); lab(t, "plug", e.name) }
+func (e *labEngine) plug(t testing.TB) { t.Helper(); lab(t, "plug", e.name) }
 
 // docker runs the docker command on this engine, behind swarmlite's back. It
 // returns what the command prints, trimmed.
@@ -240,7 +240,7 @@ func (e *labEngine) docker(t testing.TB, args ...string) string {
 }
 
 // reset undoes what a test did to a shared engine.
-func (e *labEngine) reset(t *testing.T) {
+func (e *labEngine) reset(t testing.TB) {
 	t.Helper()
 	lab(t, "plug", e.name)
 	if strings.Contains(lab(t, "list"), e.name+" stopped") {
@@ -322,7 +322,7 @@ type manager struct {
 // startManager runs swarmlite with these flags and node addresses (flags first), on
 // a free port of loopback and with a new database if they do not say where, and
 // returns when it answers and all nodes are healthy. With -tlsverify, when it listens.
-func startManager(t *testing.T, args ...string) *manager {
+func startManager(t testing.TB, args ...string) *manager {
 	t.Helper()
 	m := newManager(t, managerBinary(t, "-race"), args...)
 	m.start(t)
@@ -331,7 +331,7 @@ func startManager(t *testing.T, args ...string) *manager {
 }
 
 // newManager is startManager before the start.
-func newManager(t *testing.T, binary string, args ...string) *manager {
+func newManager(t testing.TB, binary string, args ...string) *manager {
 	t.Helper()
 	m := &manager{binary: binary, args: args, nodes: countNodes(args), log: &logBuffer{}}
 	m.addr = strings.TrimPrefix(flagValue(args, "H"), "tcp://")
@@ -357,7 +357,7 @@ func newManager(t *testing.T, binary string, args ...string) *manager {
 }
 
 // start runs the process and does not wait for anything.
-func (m *manager) start(t *testing.T) {
+func (m *manager) start(t testing.TB) {
 	t.Helper()
 	m.cmd = exec.Command(m.binary, m.args...)
 	m.cmd.Stdout, m.cmd.Stderr = m.log, m.log
@@ -377,7 +377,7 @@ func (m *manager) start(t *testing.T) {
 }
 
 // ready waits until the manager answers and every node is healthy.
-func (m *manager) ready(t *testing.T) {
+func (m *manager) ready(t testing.TB) {
 	t.Helper()
 	client := &http.Client{Timeout: 5 * time.Second}
 	defer client.CloseIdleConnections()
@@ -434,7 +434,7 @@ func (m *manager) running() bool {
 }
 
 // kill9 ends it in the middle of whatever it does.
-func (m *manager) kill9(t *testing.T) {
+func (m *manager) kill9(t testing.TB) {
 	t.Helper()
 	if m.cmd == nil {
 		return
@@ -445,7 +445,7 @@ func (m *manager) kill9(t *testing.T) {
 }
 
 // stop ends it as an operator does and returns its exit code.
-func (m *manager) stop(t *testing.T) int {
+func (m *manager) stop(t testing.TB) int {
 	t.Helper()
 	if err := m.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatalf("stop swarmlite: %v", err)
@@ -454,7 +454,7 @@ func (m *manager) stop(t *testing.T) int {
 }
 
 // wait returns the exit code of a manager that ends by itself.
-func (m *manager) wait(t *testing.T, timeout time.Duration) int {
+func (m *manager) wait(t testing.TB, timeout time.Duration) int {
 	t.Helper()
 	select {
 	case <-m.ended:
@@ -465,7 +465,7 @@ func (m *manager) wait(t *testing.T, timeout time.Duration) int {
 }
 
 // restart ends it, if it runs, and starts it again with the same port and database.
-func (m *manager) restart(t *testing.T) {
+func (m *manager) restart(t testing.TB) {
 	t.Helper()
 	if m.running() {
 		m.stop(t)
@@ -492,7 +492,7 @@ func (m *manager) sql(t testing.TB, query string) string {
 }
 
 // managerBinary builds swarmlite, once for each set of build flags.
-func managerBinary(t *testing.T, flags ...string) string {
+func managerBinary(t testing.TB, flags ...string) string {
 	t.Helper()
 	needLab(t)
 	path := filepath.Join(labUp.dir, strings.Join(append([]string{"swarmlite"}, flags...), ""))
@@ -629,7 +629,7 @@ func TestLabEngineThatHangsOrIsUnpluggedComesBack(t *testing.T) {
 		}
 		return err
 	}
-	for name, act := range map[string][2]func(*testing.T){
+	for name, act := range map[string][2]func(testing.TB){
 		"pause":  {e.pause, e.resume},
 		"unplug": {e.unplug, e.plug},
 	} {

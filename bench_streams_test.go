@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// benchStream is how much one stream of the benchmarks carries.
+const benchStream = 1 << 30
+
+// BenchmarkLogsAndCopy streams 1 GiB out of a container of a real engine, as docker logs
+// and docker cp ask for it, and 1 GiB into it, straight and through the real program, turn
+// about. The goal is 0.9 of the direct throughput. One round is enough: -benchtime=1x.
+func BenchmarkLogsAndCopy(b *testing.B) {
+	needLab(b)
+	e := labStart(b, "bench")
+	m := newManager(b, managerBinary(b), e.addr)
+	m.start(b)
+	m.ready(b)
+	e.docker(b, "run", "-d", "--name", "big", "busybox", "sh", "-c",
+		fmt.Sprintf("yes 'a line of a log as programs write them, neither short nor long' | head -c %d; head -c %[1]d /dev/zero >/file; echo made; exec sleep 1d", benchStream))
+	eventually(b, 10*time.Minute, func() error {
+		if !strings.Contains(e.docker(b, "logs", "--tail", "1", "big"), "made") {
+			return fmt.Errorf("the container still makes its gigabytes")
+		}
+		return nil
+	})
+	for _, bb := range []struct{ name, method, path string }{
+		{"logs", "GET", "/v1.41/containers/big/logs?stdout=1"},
+		{"cp", "GET", "/v1.41/containers/big/archive?path=/file"},
+		{"cp-into", "PUT", "/v1.41/containers/big/archive?path=/tmp"},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			turnAbout(b, func(addr string) { streamOnce(b, addr, bb.method, bb.path) }, e.addr, m.addr)
+		})
+	}
+}
+
+// BenchmarkStream does the same with an engine that does nothing but send, on the
+// same cores: it shows what a relayed byte costs, not what a user sees.
+func BenchmarkStream(b *testing.B) {
+	e := newFakeEngine(b)
+	f := newFront(b, e)
+	id := f.make(b, "box", ttyBody)
+	piece := make([]byte, 32<<10)
+	for _, bb := range []struct {
+		name string
+		line int // bytes that the engine writes at a time
+	}{{"pieces=32KiB", 32 << 10}, {"lines=100B", 92}} {
+		b.Run(bb.name, func(b *testing.B) {
+			var chunks []byte
+			for len(chunks) < 64<<10 {
+				chunks = fmt.Appendf(chunks, "%x\r\n%s\r\n", bb.line, piece[:bb.line])
+			}
+			e.override("GET", "/logs$", func(w http.ResponseWriter, _ *http.Request) {
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+				for sent := 0; sent < benchStream/4; sent += len(chunks) {
+					if _, err := conn.Write(chunks); err != nil {
+						return
+					}
+				}
+				io.WriteString(conn, "0\r\n\r\n")
+			})
+			turnAbout(b, func(addr string) { streamOnce(b, addr, "GET", "/v1.41/containers/"+id+"/logs?stdout=1") }, e.addr(), f.addr)
+		})
+	}
+}
+
+// turnAbout reports what stream takes straight and through the manager.
+func turnAbout(b *testing.B, stream func(addr string), direct, through string) {
+	b.Helper()
+	var took [2][]time.Duration
+	var busy [2]time.Duration
+	for b.Loop() {
+		for i, addr := range []string{direct, through} {
+			began, cpu := time.Now(), processorTime(b)
+			stream(addr)
+			took[i] = append(took[i], time.Since(began))
+			busy[i] += processorTime(b) - cpu
+		}
+	}
+	b.ReportMetric(median(took[0]).Seconds(), "s-direct")
+	b.ReportMetric(median(took[1]).Seconds(), "s-through")
+	b.ReportMetric(median(took[0]).Seconds()/median(took[1]).Seconds(), "×direct")
+	b.ReportMetric(float64((busy[1]-busy[0]).Milliseconds())/float64(b.N), "ms-CPU-more")
+}
+
+// processorTime is what this process has used; a manager in a process of its own is not in it.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// streamOnce sends one request and drops the bytes of the answer as they come, with
+// little work of its own. A PUT brings a file of benchStream bytes.
+func streamOnce(b *testing.B, addr, method, path string) {
+	b.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	req, err := http.NewRequest(method, "http://"+addr+path, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if method == "PUT" {
+		head := fakeTar("into", nil)[:512]
+		copy(head[124:], fmt.Sprintf("%011o", benchStream))
+		tarChecksum(head)
+		req.Body, req.ContentLength = io.NopCloser(io.MultiReader(strings.NewReader(string(head)), zeroBytes(benchStream+1024))), 512+benchStream+1024
+	}
+	if err := req.Write(conn); err != nil {
+		b.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		b.Fatalf("%s %s = %s", method, path, resp.Status)
+	}
+	if method == "PUT" {
+		return
+	}
+	buf := make([]byte, 256<<10)
+	tail := ""
+	for {
+		n, err := conn.Read(buf)
+		tail += string(buf[max(0, n-5):n])
+		if tail = tail[max(0, len(tail)-5):]; tail == "0\r\n\r\n" {
+			return
+		}
+		if err != nil {
+			b.Fatalf("%s: %v after %q", path, err, tail)
+		}
+	}
+}
+
+// tarChecksum writes a header's checksum anew.
+func tarChecksum(head []byte) {
+	copy(head[148:156], "        ")
+	sum := 0
+	for _, c := range head[:512] {
+		sum += int(c)
+	}
+	copy(head[148:156], fmt.Sprintf("%06o\x00 ", sum))
+}
