@@ -121,7 +121,7 @@ func (c *cluster) lookUp(ctx context.Context, ref string) ([]foundContainer, err
 		looks = append(looks, look{"n.name = ? AND (c.name = ? OR c.container_id = ?)", []any{node, name, name}})
 	}
 	if len(ref) == 64 {
-		looks = append(looks, look{"c.swarm_id = ? AND c.swarm_id <> ''", []any{ref}})
+		looks = append(looks, look{"c.swarm_id = ? AND c.swarm_id <> '' AND NOT EXISTS (SELECT 1 FROM moves m WHERE m.container_id = c.container_id AND m.outcome = 'moved')", []any{ref}})
 	}
 	if isHex(ref) && len(ref) < 64 {
 		// A range on the index, not LIKE: a name that holds % must match nothing.

@@ -32,7 +32,10 @@ type config struct {
 	countStopped bool
 	groupBy      []string
 	relayPorts   bool
-	history      history
+
+	rescheduleAfter time.Duration
+	drain           string
+	history         history
 
 	tls, tlsVerify  bool
 	client          certFiles
@@ -89,6 +92,8 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs.Var((*stringList)(&c.groupBy), "group-by", "`LABEL` whose value makes a group: containers, networks and volumes that belong on one node;\nrepeatable (default "+strings.Join(defaultGroupLabels, ", ")+")")
 	fs.StringVar(&c.names, "names", "plain", "`FORM` of container names in lists: plain, both (name and node/name) or node (node/name)")
 	fs.StringVar(&c.images, "images", "shared", "`WAY` of pull, load and import: shared (to one node, copied where it is needed)\nor every-node (to all healthy nodes at once)")
+	fs.DurationVar(&c.rescheduleAfter, "reschedule-after", 30*time.Second, "`DURATION` that a node must have been lost for before its containers with the policy\non-node-failure are made anew elsewhere")
+	fs.StringVar(&c.drain, "drain", "policy", "`WHICH` containers a drain moves: policy (those with a reschedule policy)\nor recreate (all that have nothing on their host)")
 	fs.BoolVar(&c.tls, "tls", false, "serve clients over TLS")
 	fs.BoolVar(&c.tlsVerify, "tlsverify", false, "serve clients over TLS and demand certificates of them")
 	fs.StringVar(&c.client.ca, "tlscacert", "", "`FILE` with the CA that signed the clients' certificates")
@@ -179,6 +184,10 @@ func (c *config) check() error {
 		return fmt.Errorf("-overcommit %g: expected a ratio such as 0.05", c.overcommit)
 	case c.wait < 0:
 		return fmt.Errorf("-wait %s: expected a duration such as 10m, or 0", c.wait)
+	case c.rescheduleAfter < 0:
+		return fmt.Errorf("-reschedule-after %s: expected a duration such as 30s", c.rescheduleAfter)
+	case !slices.Contains([]string{"policy", "recreate"}, c.drain):
+		return fmt.Errorf("-drain %q: expected policy or recreate", c.drain)
 	case !slices.Contains([]string{"plain", "both", "node"}, c.names):
 		return fmt.Errorf("-names %q: expected plain, both or node", c.names)
 	case !slices.Contains([]string{"shared", "every-node"}, c.images):

@@ -73,6 +73,9 @@ type listedEntry struct {
 	}
 }
 
+// maxName bounds a container's name, in bytes; engines do not.
+const maxName = 255
+
 // nodeLabel is shown on every container, so that docker ps can tell where things are.
 const nodeLabel = "com.docker.swarm.node"
 

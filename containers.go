@@ -308,6 +308,18 @@ func containerCreate(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 // readCreate makes a workload of a create body. Expressions move from Env into
 // labels, as classic Swarm has them; the rest of the body stays as it came.
 func readCreate(data []byte, call *call) (*workload, []byte, error) {
+	return readCreateAs(data, call, newSwarmID())
+}
+
+// newSwarmID is an identity for a container to be.
+func newSwarmID() string {
+	id := make([]byte, 32)
+	crand.Read(id)
+	return hex.EncodeToString(id)
+}
+
+// readCreateAs is readCreate for a container that has its com.docker.swarm.id already.
+func readCreateAs(data []byte, call *call, swarmID string) (*workload, []byte, error) {
 	var body createBody
 	if err := decodeBody(data, &body); err != nil {
 		return nil, nil, err
@@ -318,11 +330,8 @@ func readCreate(data []byte, call *call) (*workload, []byte, error) {
 	}
 	h := &body.HostConfig
 	w := &workload{kind: "container", name: strings.TrimPrefix(call.query.Get("name"), "/"), image: body.Image,
-		nanoCPUs: h.nanoCPUs(), memory: h.memoryBytes(), ports: h.ports(), runtime: h.Runtime, version: call.version,
+		nanoCPUs: h.nanoCPUs(), memory: h.memoryBytes(), ports: h.ports(), runtime: h.Runtime, version: call.version, swarmID: swarmID,
 		platform: requestedPlatform(call.query.Get("platform"))}
-	id := make([]byte, 32)
-	crand.Read(id)
-	w.swarmID = hex.EncodeToString(id)
 	if err := w.readExpressions(&body, &o); err != nil {
 		return nil, nil, errorf(http.StatusBadRequest, "%v", err)
 	}

@@ -80,6 +80,7 @@ type engine struct {
 	triedOnce  sync.Once
 	began      atomic.Int64                  // monotonic nanoseconds, when it was connected to
 	since      atomic.Int64                  // unix seconds, when it was found unhealthy
+	lostAt     atomic.Int64                  // monotonic nanoseconds, the same
 	lost       atomic.Pointer[chan struct{}] // closed when it is
 	disowned   atomic.Pointer[error]         // why nobody says any more that it is one of us; nil: somebody does
 

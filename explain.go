@@ -165,7 +165,7 @@ func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 		}
 	}
 	if sc.portsOnce {
-		if err := t.portsFree(w.ports); err != nil {
+		if err := t.portsFree(w.ports, w.replaces); err != nil {
 			return nil, err
 		}
 	}

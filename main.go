@@ -64,6 +64,9 @@ var commands = map[string]func(ctx context.Context, args []string, stdin io.Read
 // graceTime is how long calls under way may take after SIGTERM.
 const graceTime = 8 * time.Second
 
+// moveGrace is how long a call of a move under way may take to end when the manager stops.
+const moveGrace = time.Second
+
 // manage runs the manager until a signal. What can be wrong with the command line
 // is found before the database is touched.
 func manage(ctx context.Context, c *config, getenv func(string) string, stderr io.Writer) error {
@@ -126,7 +129,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	}
 	sched.wait = c.wait
 	err = store.begin(base, managerRow{version, sched.strategy, strings.Join(filterList(sched.filters), ", "), c.overcommit, c.countStopped,
-		c.groupBy, sched.file.sql(), c.relayPorts})
+		c.groupBy, sched.file.sql(), c.relayPorts, c.drain})
 	if err != nil {
 		return err
 	}
@@ -170,6 +173,18 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 		sched.portsOnce = true
 		go cl.relay.run(base, ns.changed)
 	}
+	moving := make(chan struct{})
+	go func() {
+		defer close(moving)
+		newMover(cl, c.rescheduleAfter, c.drain == "recreate").run(base)
+	}()
+	defer func() {
+		cancel()
+		select {
+		case <-moving:
+		case <-time.After(moveGrace): // the next start goes on from the rows
+		}
+	}()
 	srv := newServer(newAPI(cl, log, version, c.allowHosts), log)
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {

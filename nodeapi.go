@@ -51,7 +51,7 @@ func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]
 		SELECT n.id, coalesce(n.engine_id, replace(n.address, 'tcp://', '')), n.name, n.spec_version, n.added_at, n.state_at, n.state, n.availability, n.step, n.error, n.ip,
 		       n.architecture, n.os_type, n.cpus, n.memory_bytes, n.engine_version, json_patch(n.engine_labels, n.line_labels),
 		       coalesce((SELECT json_extract(i.info, '$.Plugins') FROM node_info i WHERE i.node_id = n.id AND json_valid(i.info)), '{}'),
-		       (SELECT coalesce(json_group_object(key, value), '{}') FROM node_labels l WHERE l.node_id = n.id AND l.source = 'operator')
+		       (SELECT coalesce(json_group_object(key, value), '{}') FROM node_labels l WHERE l.node_id = n.id AND l.source = 'operator'), `+leftColumns+`
 		  FROM nodes n WHERE n.state <> 'removed' AND (`+where+`) ORDER BY n.name, n.id`, args...)
 	if err != nil {
 		return nil, err
@@ -62,10 +62,11 @@ func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]
 		n := &swarmNode{}
 		var added, since int64
 		var state, step, problem, engineLabels, plugins, labels string
+		var left leftOnNode
 		d, e := &n.Description, &n.Description.Engine
 		if err := rows.Scan(&n.row, &n.ID, &d.Hostname, &n.Version.Index, &added, &since, &state, &n.Spec.Availability, &step, &problem, &n.Status.Addr,
 			&d.Platform.Architecture, &d.Platform.OS, &d.Resources.NanoCPUs, &d.Resources.MemoryBytes, &e.EngineVersion, &engineLabels,
-			&plugins, &labels); err != nil {
+			&plugins, &labels, &left.containers, &left.why); err != nil {
 			return nil, err
 		}
 		d.Resources.NanoCPUs *= 1e9
@@ -77,6 +78,8 @@ func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]
 		}
 		if state != "healthy" {
 			n.Status.Message = strings.Trim(step+": "+problem, ": ")
+		} else if n.Spec.Availability == "drain" {
+			n.Status.Message = "draining, " + left.words("%d containers are left")
 		}
 		if err := errors.Join(json.Unmarshal([]byte(engineLabels), &e.Labels), json.Unmarshal([]byte(labels), &n.Spec.Labels)); err != nil {
 			return nil, err

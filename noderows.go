@@ -191,15 +191,18 @@ func (t *tx) dropMirror(id int64) error {
 func (s *store) begin(ctx context.Context, m managerRow) error {
 	return s.write(ctx, func(t *tx) error {
 		_, err := t.exec(`UPDATE manager SET version = ?, strategy = ?, filters = ?, overcommit = ?, count_stopped = ?, group_by = ?,
-			strategy_sql = ?, relay_ports = ?, started_at = strftime('%s','now')`, m.version, m.strategy, m.filters, m.overcommit, m.countStopped,
-			jsonText(append([]string{}, m.groupBy...)), m.strategySQL, m.relayPorts)
+			strategy_sql = ?, relay_ports = ?, drain = coalesce(nullif(?, ''), 'policy'), started_at = strftime('%s','now')`, m.version, m.strategy, m.filters, m.overcommit, m.countStopped,
+			jsonText(append([]string{}, m.groupBy...)), m.strategySQL, m.relayPorts, m.drain)
 		if err != nil {
 			return err
 		}
 		if _, err := t.exec("UPDATE reservations SET state = 'unknown'"); err != nil {
 			return err
 		}
-		if _, err := t.exec("UPDATE renames SET answered = 1"); err != nil {
+		if _, err := t.exec("UPDATE renames SET answered = 1 WHERE container_id NOT IN (SELECT copy_id FROM moves WHERE step = 'swap')"); err != nil {
+			return err
+		}
+		if _, err := t.exec("UPDATE moves SET step = 'undo', error = 'the manager stopped while it was made' WHERE step = 'make'"); err != nil {
 			return err
 		}
 		if _, err := t.exec("DELETE FROM waiting"); err != nil {
@@ -218,6 +221,7 @@ type managerRow struct {
 	groupBy                    []string
 	strategySQL                string
 	relayPorts                 bool
+	drain                      string // policy or recreate
 }
 
 // strayNodes lists nodes that an earlier run knew and lines do not name.
@@ -270,6 +274,7 @@ func (s *store) sameHost(ctx context.Context, id int64, f *nodeFacts) error {
 // nodeUp writes what an engine says of itself. It returns a *duplicateError if a
 // node that is healthy, or is about to be, has the same engine ID.
 func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, err error) {
+	defer s.room.ring() // it may have other labels, or more memory
 	err = s.write(ctx, func(t *tx) error {
 		up = upNode{}
 		var other int64
@@ -470,6 +475,7 @@ func (t *tx) nodePlatforms() ([]string, error) {
 // again. It returns a *duplicateError, and drops what was listed, if its engine ID has
 // become another node's since nodeUp.
 func (s *store) nodeHealthy(ctx context.Context, id int64, engineID string, back bool) error {
+	defer s.room.ring()
 	var dup *duplicateError
 	err := s.write(ctx, func(t *tx) error {
 		var old, other, otherAddr string
@@ -532,6 +538,7 @@ func (s *store) nodeDown(ctx context.Context, id int64, state string, cause erro
 
 // nodeSilent takes a node out of the candidates, or back in, by whether it answered when a create needed it.
 func (s *store) nodeSilent(ctx context.Context, id int64, silent bool) error {
+	defer s.room.ring()
 	return s.write(ctx, func(t *tx) error {
 		_, err := t.exec("UPDATE nodes SET answers = ? WHERE id = ? AND answers <> ?", !silent, id, !silent)
 		return err

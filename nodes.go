@@ -334,6 +334,7 @@ func (ns *nodes) watch(ctx context.Context, e *engine) {
 		wasHealthy := e.healthy.Load()
 		if wasHealthy || e.trouble.Load() == nil {
 			e.since.Store(time.Now().Unix())
+			e.lostAt.Store(monotonic())
 		}
 		old := e.trouble.Swap(&msg)
 		e.healthy.Store(false)
@@ -438,6 +439,9 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 	e.marks.begin(func(k mark) { ns.readMark(ctx, e, k) })
 	defer e.marks.end()
 	defer cancel()
+	if err := ns.giveWay(ctx, e); err != nil {
+		return &stepError{"rename old containers", err}
+	}
 	if err := ns.list(ctx, e); err != nil {
 		return &stepError{"list", err}
 	}

@@ -95,6 +95,9 @@ func (s *store) setSpec(ctx context.Context, nodeID string, spec *nodeSpec, vers
 			return err
 		}
 		if spec.Availability != before {
+			if _, err := t.exec("UPDATE nodes SET availability_at = strftime('%s','now') WHERE id = ?", id); err != nil {
+				return err
+			}
 			if err := t.managerEvent(id, spec.Availability); err != nil {
 				return err
 			}

@@ -398,19 +398,19 @@ func (e *errPortTaken) Error() string {
 }
 
 // portsFree finds out, in the transaction that places, whether fixed ports are
-// free in the whole cluster.
-func (t *tx) portsFree(ports []hostPort) error {
+// free in the whole cluster; those of the container that is replaced are.
+func (t *tx) portsFree(ports []hostPort, replaced string) error {
 	for _, want := range ports {
 		if want.first != want.last {
 			continue
 		}
 		taken := &errPortTaken{port: want}
 		err := t.get(`SELECT c.name, n.name FROM ports x JOIN containers c ON c.id = x.container JOIN nodes n ON n.id = c.node_id
-			 WHERE x.protocol = ?1 AND x.host_port = ?2
+			 WHERE x.protocol = ?1 AND x.host_port = ?2 AND c.container_id <> ?3
 			UNION ALL SELECT c.name, n.name FROM relays r JOIN containers c ON c.id = r.container JOIN nodes n ON n.id = c.node_id
-			 WHERE r.protocol = ?1 AND r.listen_port = ?2
+			 WHERE r.protocol = ?1 AND r.listen_port = ?2 AND c.container_id <> ?3
 			UNION ALL SELECT r.name, n.name FROM ports x JOIN reservations r ON r.id = x.reservation JOIN nodes n ON n.id = r.node_id
-			 WHERE x.protocol = ?1 AND x.host_port = ?2 LIMIT 1`, []any{want.protocol, want.first}, &taken.holder, &taken.node)
+			 WHERE x.protocol = ?1 AND x.host_port = ?2 LIMIT 1`, []any{want.protocol, want.first, replaced}, &taken.holder, &taken.node)
 		if err == nil {
 			return taken
 		}

@@ -153,6 +153,9 @@ func (ns *nodes) settleReservations(ctx context.Context, e *engine) error {
 		if err := e.getJSON(ctx, "/containers/json", filterQuery("label", swarmIDLabel+"="+r.swarmID), &found); err != nil {
 			return err
 		}
+		if found, err = ns.store.withoutOld(ctx, found); err != nil {
+			return err
+		}
 		switch {
 		case len(found) > 0:
 			err = ns.store.adopt(ctx, e.id, r, found[0])
@@ -166,6 +169,24 @@ func (ns *nodes) settleReservations(ctx context.Context, e *engine) error {
 		}
 	}
 	return nil
+}
+
+// withoutOld leaves out, of containers with one com.docker.swarm.id, those that were
+// moved away: what is looked for is their copy.
+func (s *store) withoutOld(ctx context.Context, found []json.RawMessage) (kept []json.RawMessage, err error) {
+	for _, raw := range found {
+		var entry struct{ Id string }
+		if err := json.Unmarshal(raw, &entry); err != nil {
+			return nil, fmt.Errorf("bad list entry: %w", err)
+		}
+		err := s.get(ctx, "SELECT 1 FROM moves WHERE container_id = ? AND (outcome = 'moved' OR step = 'swap')", []any{entry.Id}, new(int))
+		if errors.Is(err, errNotFound) {
+			kept = append(kept, raw)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return kept, nil
 }
 
 func (s *store) adopt(ctx context.Context, node int64, r openReservation, entry json.RawMessage) error {

@@ -143,9 +143,6 @@ func (e *errNameTaken) Error() string {
 	return fmt.Sprintf("Conflict. The container name \"/%s\" is already in use by container \"%s\" on node %s. You have to remove (or rename) that container to be able to reuse that name.", e.name, e.holder, e.node)
 }
 
-// maxName bounds a container's name, in bytes; engines do not.
-const maxName = 255
-
 const (
 	storedNodes   = 200 // a success is stored node by node up to this many nodes
 	refusedStored = 50  // a refusal keeps this many nodes
@@ -175,7 +172,7 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 				}
 			}
 			if sc.portsOnce {
-				if err := t.portsFree(w.ports); err != nil {
+				if err := t.portsFree(w.ports, w.replaces); err != nil {
 					return err
 				}
 			}
@@ -296,6 +293,9 @@ func (sc *scheduler) query(t *tx, w *workload, seed int64) (*query, error) {
 				q.clauses = append(q.clauses, c)
 			}
 		}
+	}
+	if w.leaves != 0 {
+		q.clauses = append(q.clauses, clause{filter: "availability", one: "is where it is now", many: "are where it is now", sql: "n.id <> ?", args: []any{w.leaves}})
 	}
 	kept, err := t.waitClauses(w)
 	if err != nil {

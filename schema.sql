@@ -9,6 +9,7 @@ CREATE TABLE manager (
   overcommit    REAL    NOT NULL DEFAULT 0.05,   -- 0.05 promises 105 % of a node's CPUs and memory
   count_stopped INTEGER NOT NULL DEFAULT 0 CHECK (count_stopped IN (0, 1)),
   relay_ports   INTEGER NOT NULL DEFAULT 0 CHECK (relay_ports IN (0, 1)), -- 1: a fixed port may be published once in the cluster
+  drain         TEXT    NOT NULL DEFAULT 'policy' CHECK (drain IN ('policy', 'recreate')), -- which containers a drain moves
   group_by      TEXT    NOT NULL DEFAULT '[]',   -- labels whose value makes a group, JSON
   started_at    INTEGER NOT NULL DEFAULT 0       -- unix seconds
 ) STRICT;
@@ -26,6 +27,7 @@ CREATE TABLE nodes (
   state_at          INTEGER NOT NULL DEFAULT 0,    -- unix seconds, when the state began
   availability      TEXT    NOT NULL DEFAULT 'active'
                     CHECK (availability IN ('active', 'pause', 'drain')),
+  availability_at   INTEGER NOT NULL DEFAULT 0,    -- unix seconds, when the operator set it
   step              TEXT    NOT NULL DEFAULT '',   -- what was being done when it went wrong: ping, info, events, …
   error             TEXT    NOT NULL DEFAULT '',   -- the last error, '' when all is well
   failures          INTEGER NOT NULL DEFAULT 0,    -- in a row, 0 to 3; a node that failed lately is chosen last
@@ -136,11 +138,13 @@ CREATE TABLE containers (
   nano_cpus    INTEGER NOT NULL DEFAULT 0,     -- reserved, 1e-9 CPU
   memory_bytes INTEGER NOT NULL DEFAULT 0,     -- reserved
   summary      TEXT    NOT NULL,               -- the engine's own list entry less its Status, JSON
+  stays        TEXT    NOT NULL DEFAULT '',    -- why it is not moved from a node that drains or has failed, or was not yet
   UNIQUE (container_id, node_id)
 ) STRICT;
 CREATE INDEX containers_by_name ON containers (name);
 CREATE INDEX containers_by_node ON containers (node_id);
 CREATE INDEX containers_by_swarm_id ON containers (swarm_id) WHERE swarm_id <> '';
+CREATE INDEX containers_by_stays ON containers (node_id) WHERE stays <> '';
 CREATE INDEX containers_by_age ON containers (created_at DESC, id DESC);
 
 CREATE TABLE container_labels (
@@ -187,6 +191,38 @@ CREATE TABLE create_bodies (
   version TEXT    NOT NULL DEFAULT '',         -- of the API it is written in; '' = the engine's own
   stale   INTEGER NOT NULL DEFAULT 0 CHECK (stale IN (0, 1)) -- 1: the container was updated since; to be told anew
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE moves (
+  /* Containers that were to be made anew on another node, theirs being drained or lost: one row an
+     attempt. First the copy is made, under a name of its own, and started (step make). If that fails it
+     is taken away again (undo). Else the old container is stopped and the copy takes its name (swap).
+     Whatever step the manager died in goes on, or is undone, from here. */
+  id           INTEGER PRIMARY KEY,
+  why          TEXT    NOT NULL CHECK (why IN ('drain', 'node failure')),
+  name         TEXT    NOT NULL,
+  image        TEXT    NOT NULL,
+  swarm_id     TEXT    NOT NULL,               -- of both, unless the old one was made behind our back
+  container_id TEXT    NOT NULL,               -- the old one
+  running      INTEGER NOT NULL CHECK (running IN (0, 1)), -- 1: it ran, so the copy is started
+  from_id      INTEGER NOT NULL,               -- its node. No reference: a node may go, its history stays
+  from_node    TEXT    NOT NULL,               -- that node's name at the time
+  from_engine  TEXT    NOT NULL,               -- and its engine's ID
+  copy_name    TEXT    NOT NULL,               -- what the copy is called until it takes the name
+  copy_id      TEXT    NOT NULL DEFAULT '',    -- '' until an engine has made it
+  to_id        INTEGER,                        -- NULL until then
+  to_node      TEXT    NOT NULL DEFAULT '',
+  step         TEXT    NOT NULL DEFAULT 'make' CHECK (step IN ('make', 'swap', 'undo', 'done')),
+  outcome      TEXT    NOT NULL DEFAULT 'under way' CHECK (outcome IN ('under way', 'moved', 'failed')),
+  error        TEXT    NOT NULL DEFAULT '',
+  lacks_image  INTEGER NOT NULL DEFAULT 0 CHECK (lacks_image IN (0, 1)), -- 1: failed for it; tried again when it appears
+  old          TEXT    NOT NULL DEFAULT '' CHECK (old IN ('', 'to rename', 'to stop', 'kept', 'removed')),
+               -- what became of the old one, or is to be done with it when its node is back
+  began_at     INTEGER NOT NULL DEFAULT (strftime('%s','now')), -- unix seconds
+  ended_at     INTEGER                         -- unix seconds; NULL: under way
+) STRICT;
+CREATE INDEX moves_by_container ON moves (container_id);
+CREATE INDEX moves_by_step ON moves (step) WHERE step <> 'done';
+CREATE INDEX moves_by_old ON moves (old) WHERE old IN ('to rename', 'to stop');
 
 CREATE TABLE waiting (
   /* Creates that wait for room (label com.docker.swarm.wait, flag -wait), in line by id. Once the
@@ -663,6 +699,15 @@ CREATE VIEW ran AS
     FROM containers c JOIN nodes n ON n.id = c.node_id
    WHERE NOT EXISTS (SELECT 1 FROM placements p WHERE p.container_id = c.container_id AND p.container_id <> '');
 
+CREATE VIEW drain AS
+  /* What is still on nodes that are drained, or have failed and are to be left; and why. */
+  SELECT n.name AS node, n.availability, n.state, c.name AS container, c.image, c.state AS "container state",
+         coalesce((SELECT 'is being moved' || CASE m.to_node WHEN '' THEN '' ELSE ' to ' || m.to_node END
+                     FROM moves m WHERE m.container_id = c.container_id AND m.outcome = 'under way'), c.stays) AS "stays because"
+    FROM containers c JOIN nodes n ON n.id = c.node_id
+   WHERE n.availability = 'drain' OR c.stays <> ''
+   ORDER BY n.name, c.name;
+
 CREATE VIEW trouble AS
   /* What a person should look at; empty when all is well. */
   SELECT 'node ' || n.state AS what, n.name AS node,
@@ -701,6 +746,9 @@ CREATE VIEW trouble AS
   UNION ALL
   SELECT 'device used twice', n.name, h.name || ' ' || h.device
     FROM resources_held h JOIN nodes n ON n.id = h.node_id WHERE h.device <> '' GROUP BY n.id, h.name, h.device HAVING count(*) > 1
+  UNION ALL
+  SELECT CASE n.availability WHEN 'drain' THEN 'left on a drained node' ELSE 'left on a lost node' END, n.name, c.name || ': ' || c.stays
+    FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.stays <> ''
   UNION ALL
   SELECT 'create without answer', n.name, r.name || ' since ' || datetime(r.made_at, 'unixepoch')
     FROM reservations r JOIN nodes n ON n.id = r.node_id

@@ -169,7 +169,7 @@ func (c *cluster) nodeStatus(ctx context.Context) (status [][2]string, warnings 
 		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id AND c.state IN ('running', 'restarting', 'stopping')),
 		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id AND c.state = 'paused'),
 		       coalesce((SELECT group_concat(key || '=' || value, ', ') FROM node_labels b WHERE b.node_id = l.id), ''),
-		       coalesce((SELECT group_concat(r.name || ' ' || r.used || ' / ' || r.amount, ', ') FROM resource_load r WHERE r.node_id = l.id), '')
+		       coalesce((SELECT group_concat(r.name || ' ' || r.used || ' / ' || r.amount, ', ') FROM resource_load r WHERE r.node_id = l.id), ''), `+leftColumns+`
 		  FROM node_load l JOIN nodes n ON n.id = l.id ORDER BY l.name`)
 	if err != nil {
 		return nil, nil, err
@@ -179,9 +179,10 @@ func (c *cluster) nodeStatus(ctx context.Context) (status [][2]string, warnings 
 	shown, more := 0, 0
 	for rows.Next() {
 		var name, addr, id, state, availability, step, problem, engineVersion, labels, resources string
+		var left leftOnNode
 		var at, usedCPU, cpu, usedMemory, memory, all, running, paused int64
 		if err := rows.Scan(&name, &addr, &id, &state, &availability, &at, &step, &problem, &engineVersion,
-			&usedCPU, &cpu, &usedMemory, &memory, &all, &running, &paused, &labels, &resources); err != nil {
+			&usedCPU, &cpu, &usedMemory, &memory, &all, &running, &paused, &labels, &resources, &left.containers, &left.why); err != nil {
 			return nil, nil, err
 		}
 		if state != "healthy" {
@@ -208,6 +209,9 @@ func (c *cluster) nodeStatus(ctx context.Context) (status [][2]string, warnings 
 		}...)
 		if resources != "" {
 			status = append(status, [2]string{"  └ Reserved Resources", resources})
+		}
+		if availability == "drain" || left.why != "" {
+			status = append(status, [2]string{"  └ Left", left.words("%d containers")})
 		}
 		if problem != "" {
 			status = append(status, [2]string{"  └ Error", problem})

@@ -3,8 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	crand "crypto/rand"
-	"encoding/hex"
 	"errors"
 	"net/http"
 	"strings"
@@ -16,9 +14,7 @@ import (
 // readThing reads what steers a network or volume: expressions in its labels, and
 // a node before its name (node/name), which is cut from the body.
 func (c *cluster) readThing(ctx context.Context, load *workload, data []byte) ([]byte, error) {
-	id := make([]byte, 32)
-	crand.Read(id)
-	load.swarmID = hex.EncodeToString(id)
+	load.swarmID = newSwarmID()
 	texts, err := labelExpressions(load.labels)
 	if err != nil {
 		return nil, errorf(http.StatusBadRequest, "%v", err)

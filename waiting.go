@@ -15,9 +15,15 @@ import (
 // waitLabel on a create says how long it may wait for room, as in 10m; 0 is not at all.
 const waitLabel = "com.docker.swarm.wait"
 
-// waitTick is how often a waiting create looks without having been woken: a new
-// node label, say, rings no bell.
-const waitTick = time.Second
+const (
+	// waitTick is how often the head of the line looks without having been woken: what
+	// rings no bell, a lock of the database that is over, say, is seen all the same.
+	waitTick = time.Second
+	// longestRest bounds the pause between two rounds. A round takes its time once for
+	// each in line, and every container that changes rings the bell: a long line would
+	// keep the database busy.
+	longestRest = time.Second
+)
 
 // roomFilters refuse for what may come free by itself; the other filters tell
 // whether a node is of any use to a workload.
@@ -46,6 +52,8 @@ type line struct {
 	mu     sync.Mutex // held by one round at a time
 	places []*place
 	served <-chan struct{} // the bell that the last round was for
+	rest   time.Time       // until when the last round is rested from
+	tick   time.Duration   // waitTick, unless a test has set it
 }
 
 // place is one create's place in line.
@@ -74,7 +82,7 @@ func (sc *scheduler) placeInTurn(ctx context.Context, w *workload) (*placement, 
 	slices.SortFunc(sc.line.places, func(a, b *place) int { return cmp.Compare(a.w.line, b.w.line) })
 	sc.line.mu.Unlock()
 	for {
-		tick := time.NewTimer(max(min(waitTick, time.Until(w.until)), 0))
+		tick := time.NewTimer(max(min(cmp.Or(sc.line.tick, waitTick), time.Until(w.until)), 0))
 		select {
 		case t := <-me.result:
 			tick.Stop()
@@ -107,10 +115,13 @@ func (sc *scheduler) round(room <-chan struct{}, ticked *place) {
 	} else if len(l.places) == 0 || ticked != l.places[0] && time.Now().Before(ticked.w.until) {
 		return
 	}
+	time.Sleep(time.Until(l.rest))
+	began := time.Now()
+	defer func() { l.rest = time.Now().Add(min(4*time.Since(began), longestRest)) }()
 	l.places = slices.DeleteFunc(l.places, func(at *place) bool {
 		p, err := sc.place(at.ctx, at.w)
-		if at.w.line != 0 && errors.As(err, new(*noNodeError)) {
-			return false
+		if at.w.line != 0 && statusOf(asRefusal(err)) == http.StatusServiceUnavailable && time.Now().Before(at.w.until) {
+			return false // no node fits, or the database is locked or full just now
 		}
 		if at.w.line != 0 {
 			err = errors.Join(err, sc.dropRow(at))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net/http"
@@ -72,6 +73,122 @@ func TestCreateLeavesTheLineWithItsClient(t *testing.T) {
 	eventually(t, 10*time.Second, func() error { return c.inLine(t, "") })
 	if status, answer := postJSON(t, base+"/containers/create?name=x", `{"Image":"busybox","Labels":{"com.docker.swarm.wait":"soon"}}`); status != 400 || !strings.Contains(answer, `label com.docker.swarm.wait \"soon\": expected a duration such as 10m`) {
 		t.Errorf("create with a bad wait = %d %s, want 400", status, answer)
+	}
+}
+
+// Whatever may make room wakes the line at once, not with the next tick.
+func TestWhatMakesRoomWakesTheLine(t *testing.T) {
+	t.Parallel()
+	setSpec := func(spec string) func(t *testing.T, e *fakeEngine, c *cluster, base string) {
+		return func(t *testing.T, e *fakeEngine, c *cluster, base string) {
+			if status, answer := postJSON(t, base+"/nodes/one/update?version="+c.store.one(t, "SELECT spec_version FROM nodes"), spec); status != 200 {
+				t.Errorf("node update = %d %s", status, answer)
+			}
+		}
+	}
+	remove := func(t *testing.T, e *fakeEngine, c *cluster, base string) {
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodDelete, base+"/containers/big", nil)
+		if resp, err := http.DefaultClient.Do(req); err != nil || resp.StatusCode != 204 {
+			t.Error(resp, err)
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		before func(t *testing.T, e *fakeEngine, c *cluster, base string)
+		flags  string
+		then   func(t *testing.T, e *fakeEngine, c *cluster, base string)
+	}{
+		{"a container is removed", nil, `"HostConfig":{"Memory":4294967296}`, remove},
+		{"a container is stopped", func(t *testing.T, e *fakeEngine, c *cluster, base string) {
+			if status, answer := postJSON(t, base+"/containers/big/start", ""); status != 204 {
+				t.Fatal(status, answer)
+			}
+			eventually(t, 10*time.Second, func() error {
+				if got := c.store.one(t, "SELECT state FROM containers"); got != "running" {
+					return fmt.Errorf("container is %s", got)
+				}
+				return nil
+			})
+		}, `"HostConfig":{"Memory":4294967296}`, func(t *testing.T, e *fakeEngine, c *cluster, base string) {
+			if status, answer := postJSON(t, base+"/containers/big/stop", ""); status != 204 {
+				t.Error(status, answer)
+			}
+		}},
+		{"a port is given back", nil, `"HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":"80"}]}}`, remove},
+		{"a node is made active", setSpec(`{"Availability":"pause"}`), `"HostConfig":{}`, setSpec(`{"Availability":"active"}`)},
+		{"a label is set", nil, `"Env":["constraint:gpu==yes"]`, setSpec(`{"Availability":"active","Labels":{"gpu":"yes"}}`)},
+		{"a node is back", func(t *testing.T, e *fakeEngine, c *cluster, base string) {
+			remove(t, e, c, base) // a container that is read again would ring as well
+			e.stop()
+			eventually(t, 20*time.Second, func() error {
+				if got := c.store.one(t, "SELECT state FROM nodes"); got != "unhealthy" {
+					return fmt.Errorf("node is %s", got)
+				}
+				return nil
+			})
+		}, `"HostConfig":{}`, func(t *testing.T, e *fakeEngine, c *cluster, base string) { e.restart() }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			e := newFakeEngine(t, func(e *fakeEngine) { e.name, e.memory = "one", 4<<30 })
+			cl, base := testCluster(t, e)
+			cl.scheduler.line.tick = time.Hour
+			if status, answer := postJSON(t, base+"/containers/create?name=big", `{"Image":"busybox","HostConfig":{"Memory":3221225472,"PortBindings":{"80/tcp":[{"HostPort":"80"}]}}}`); status != 201 {
+				t.Fatalf("create = %d %s, want 201", status, answer)
+			}
+			if c.before != nil {
+				c.before(t, e, cl, base)
+			}
+			answers := make(chan string, 1)
+			go func() {
+				status, answer := postJSON(t, base+"/containers/create?name=web", `{"Image":"busybox","Labels":{"com.docker.swarm.wait":"10m"},`+c.flags+`}`)
+				answers <- fmt.Sprint(status, " ", answer)
+			}()
+			eventually(t, 10*time.Second, func() error { return cl.inLine(t, "web") })
+			c.then(t, e, cl, base)
+			select {
+			case answer := <-answers:
+				if !strings.HasPrefix(answer, "201 ") {
+					t.Errorf("the create that waited = %s, want 201", answer)
+				}
+			case <-time.After(30 * time.Second):
+				t.Errorf("it still waits: %s", cl.store.all(t, "SELECT name, message FROM waiting"))
+			}
+		})
+	}
+}
+
+// A database that another program has locked for a while puts nobody out of the line.
+func TestLineOutlivesALockedDatabase(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster+"; UPDATE nodes SET used_memory_bytes = memory_bytes")
+	sc := testScheduler(t, st, "spread")
+	sc.line.tick = time.Hour
+	came := waiter(t, sc, "web", gib, "10m")
+	eventually(t, 10*time.Second, func() error { return (&cluster{store: st}).inLine(t, "web") })
+	other, err := sql.Open("sqlite", dsn(st.path, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	other.SetMaxOpenConns(1)
+	if _, err := other.Exec("BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	sc.round(make(chan struct{}), nil)
+	if _, err := other.Exec("ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	st.sql(t, "UPDATE nodes SET used_memory_bytes = 0 WHERE id = 2")
+	st.room.ring()
+	select {
+	case got := <-came:
+		if got != "node-2" {
+			t.Errorf("after the lock: %s, want node-2", got)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it still waits")
 	}
 }
 

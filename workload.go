@@ -37,6 +37,8 @@ type workload struct {
 	policy           string // of rescheduling; "" for none
 	keep             string // the create's body, kept to make the container anew elsewhere; "" for none
 	query            string // of the create, kept with it
+	leaves           int64  // node that it must not go to: the one it is moved from; 0: none
+	replaces         string // ID of the container that it is a copy of
 	version          apiVersion
 	labels           map[string]string
 	exclude          []int64 // nodes that were silent when asked

@@ -1,0 +1,466 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// startMover moves containers of the front, in a hurry, until the test ends.
+func (f *front) startMover(t testing.TB, after time.Duration, recreate bool) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(f.base)
+	m := newMover(f.cluster, after, recreate)
+	m.pace = movePace{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond, 100 * time.Millisecond, 10 * time.Second}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.run(ctx)
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+}
+
+// available sets a node's availability as docker node update does.
+func (f *front) available(t testing.TB, node, availability string) {
+	t.Helper()
+	_, answer := f.call(t, "GET", "/nodes/"+node, "")
+	var n swarmNode
+	if err := json.Unmarshal([]byte(answer), &n); err != nil {
+		t.Fatalf("node %s: %v in %s", node, err, answer)
+	}
+	n.Spec.Availability = availability
+	body, _ := json.Marshal(n.Spec)
+	if status, answer := f.call(t, "POST", fmt.Sprintf("/nodes/%s/update?version=%d", n.ID, n.Version.Index), string(body)); status != http.StatusOK {
+		t.Fatalf("update of node %s = %d %s", node, status, answer)
+	}
+}
+
+// only leaves one of the nodes a, b, c open to creates, then all of them.
+func (f *front) only(t testing.TB, node string, do func()) {
+	t.Helper()
+	others := slices.DeleteFunc([]string{"a", "b", "c"}, func(n string) bool { return n == node })
+	for _, n := range others {
+		f.available(t, n, "pause")
+	}
+	do()
+	f.nodes.settle(t.Context())
+	for _, n := range others {
+		f.available(t, n, "active")
+	}
+}
+
+// abc is a front over nodes a, b and c.
+func abc(t testing.TB) (f *front, a, b, c *fakeEngine) {
+	t.Helper()
+	a, b, c = newFakeEngine(t, hostNamed("a")), newFakeEngine(t, hostNamed("b")), newFakeEngine(t, hostNamed("c"))
+	return newFront(t, a, b, c), a, b, c
+}
+
+const movableBody = `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["TOKEN=secret","reschedule:on-node-failure"]}`
+
+// awaitRows waits until a query gives what is wanted.
+func (f *front) awaitRows(t testing.TB, want, query string, args ...any) {
+	t.Helper()
+	eventually(t, 20*time.Second, func() error {
+		if got := f.rows(t, query, args...); got != want {
+			return fmt.Errorf("%s gives\n%s, want\n%s\nmoves: %s", query, got, want, f.rows(t, "SELECT name, why, from_node, to_node, step, outcome, error, old FROM moves"))
+		}
+		return nil
+	})
+}
+
+const whereQuery = "SELECT c.name || '@' || n.name || '=' || c.state FROM containers c JOIN nodes n ON n.id = c.node_id ORDER BY c.name, n.name"
+
+func TestDrainMovesWhatMayBeMovedAndTellsWhyTheRestStays(t *testing.T) {
+	t.Parallel()
+	f, a, b, c := abc(t)
+	var old string
+	f.only(t, "a", func() {
+		old = f.make(t, "web", movableBody)
+		f.make(t, "db", `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["reschedule:on-node-failure"],"HostConfig":{"Binds":["data:/data"]}}`)
+		f.make(t, "fixed", `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["reschedule:on-node-failure"],"HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":"8080"}]}}}`)
+		f.make(t, "plain", sleepBody)
+		f.make(t, "never", `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["reschedule:off"]}`)
+		if status, answer := f.call(t, "POST", "/containers/create?name=idle", movableBody); status != http.StatusCreated {
+			t.Fatalf("create = %d %s", status, answer)
+		}
+	})
+	for _, e := range []*fakeEngine{b, c} {
+		e.addContainerBody("on-"+e.name, []byte(`{"Image":"busybox","Cmd":["sleep","inf"],"HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":"8080"}]}}}`), true)
+	}
+	f.awaitRows(t, "2", "SELECT count(*) FROM containers WHERE name LIKE 'on-%'")
+	f.startMover(t, time.Hour, false)
+	f.available(t, "a", "drain")
+	f.awaitRows(t, "db|local volume data\nfixed|no node fits: 2 of 3 have port 8080/tcp in use, 1 is paused or draining (b, c; a)\nnever|its reschedule policy is off\nplain|no reschedule policy",
+		"SELECT container, \"stays because\" FROM drain ORDER BY container")
+	if got := a.containerNames(); !slices.Equal(got, []string{"db", "fixed", "never", "plain"}) {
+		t.Errorf("on a drained node: %q", got)
+	}
+	f.awaitRows(t, "idle|created\nweb|running", "SELECT name, state FROM containers WHERE name IN ('web', 'idle') ORDER BY name")
+	status, answer := f.call(t, "GET", "/containers/web/json", "")
+	var in struct {
+		Id     string
+		Config struct {
+			Env    []string
+			Labels map[string]string
+		}
+	}
+	if err := json.Unmarshal([]byte(answer), &in); status != http.StatusOK || err != nil {
+		t.Fatalf("inspect web = %d %s", status, answer)
+	}
+	if in.Id == old || !slices.Contains(in.Config.Env, "TOKEN=secret") || in.Config.Labels[swarmIDLabel] != f.rows(t, "SELECT swarm_id FROM moves WHERE name = 'web'") {
+		t.Errorf("web elsewhere is %+v", in)
+	}
+	if got := f.rows(t, "SELECT name, why, from_node, to_node <> 'a', step, outcome, error, old, running FROM moves WHERE name IN ('web', 'idle') ORDER BY name"); got !=
+		"idle|drain|a|1|done|moved||removed|0\nweb|drain|a|1|done|moved||removed|1" {
+		t.Errorf("moves:\n%s", got)
+	}
+	_, answer = f.call(t, "GET", "/nodes/a", "")
+	if !strings.Contains(answer, `"Message":"draining, 4 containers are left: db: local volume data; fixed: no node fits: `) {
+		t.Errorf("the drained node is shown as %s", answer)
+	}
+	_, answer = f.call(t, "GET", "/info", "")
+	if !strings.Contains(answer, `["  └ Left","4 containers: db: local volume data; `) {
+		t.Errorf("info shows %s", answer)
+	}
+	if got := f.rows(t, "SELECT count(*) FROM trouble WHERE what = 'left on a drained node' AND node = 'a'"); got != "4" {
+		t.Errorf("trouble tells of %s containers, want 4", got)
+	}
+	if got := f.rows(t, "SELECT name, count(*) FROM placements WHERE container_id IN (SELECT copy_id FROM moves WHERE copy_id <> '') GROUP BY name"); got != "idle|1\nweb|1" {
+		t.Errorf("the ledger knows the copies as %q", got)
+	}
+	_, answer = f.call(t, "GET", "/events?since=1&until="+fmt.Sprint(time.Now().Unix()+1)+`&filters={"event":["reschedule"],"container":["web"]}`, "")
+	var event engineEvent
+	if err := json.Unmarshal([]byte(answer), &event); err != nil || event.Actor.ID != in.Id || event.Actor.Attributes["from"] != "a" || event.Actor.Attributes["why"] != "drain" {
+		t.Errorf("event of the move: %v in %s", err, answer)
+	}
+	b.removeContainer("on-b")
+	f.awaitRows(t, "fixed@b=running", whereQuery[:strings.Index(whereQuery, " ORDER")]+" WHERE c.name = 'fixed'")
+	f.available(t, "a", "active")
+	f.awaitRows(t, "", "SELECT * FROM drain")
+	f.oracle(t)
+}
+
+func TestDrainRecreatesWhatHasNothingOnItsHost(t *testing.T) {
+	t.Parallel()
+	f, a, _, _ := abc(t)
+	f.only(t, "a", func() {
+		f.make(t, "plain", `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["A=1"],"HostConfig":{"Memory":67108864}}`)
+		f.make(t, "bound", `{"Image":"busybox","Cmd":["sleep","inf"],"HostConfig":{"Binds":["/srv:/srv"]}}`)
+		f.make(t, "unnamed", `{"Image":"busybox","Cmd":["sleep","inf"],"Volumes":{"/data":{}}}`)
+		f.make(t, "unnamed-policy", `{"Image":"busybox","Cmd":["sleep","inf"],"Volumes":{"/data":{}},"Env":["reschedule:on-node-failure"]}`)
+		f.make(t, "done", `{"Image":"busybox","Cmd":["true"]}`)
+		a.addContainer("behind", "busybox", true, map[string]string{"app": "shop"})
+	})
+	f.awaitRows(t, "6", "SELECT count(*) FROM containers")
+	f.startMover(t, time.Hour, true)
+	f.available(t, "a", "drain")
+	f.awaitRows(t, `bound|it mounts /srv of the host, and has no reschedule policy
+done|it does not run, and has no reschedule policy
+unnamed|it has a volume without a name, and no reschedule policy
+unnamed-policy-old|it is what was left of a move`, `SELECT CASE WHEN container LIKE 'unnamed-policy-old-%' THEN substr(container, 1, 18) ELSE container END, "stays because" FROM drain ORDER BY container`)
+	f.awaitRows(t, "behind|running\nplain|running\nunnamed-policy|running", "SELECT c.name, c.state FROM containers c JOIN nodes n ON n.id = c.node_id WHERE n.name <> 'a' ORDER BY c.name")
+	if got := f.rows(t, "SELECT memory_bytes FROM containers WHERE name = 'plain'"); got != "67108864" {
+		t.Errorf("the copy reserves %s bytes", got)
+	}
+	if got := f.rows(t, "SELECT state FROM containers WHERE name LIKE 'unnamed-policy-old-%'"); got != "exited" {
+		t.Errorf("what was left of a move is %s", got)
+	}
+	if got := f.rows(t, "SELECT value FROM container_labels l JOIN containers c ON c.id = l.container WHERE c.name = 'behind' AND key = 'app'"); got != "shop" {
+		t.Errorf("label of the container made behind our back: %q", got)
+	}
+	f.oracle(t)
+}
+
+func TestAMoveThatFailsLeavesTheOldContainerAsItWas(t *testing.T) {
+	t.Parallel()
+	f, a, b, c := abc(t)
+	var old string
+	f.only(t, "a", func() { old = f.make(t, "web", movableBody) })
+	var undo []func()
+	for _, e := range []*fakeEngine{b, c} {
+		undo = append(undo, e.fail("POST", "^/containers/[^/]+/start$", http.StatusInternalServerError, `{"message":"no cgroups today"}`))
+	}
+	f.startMover(t, time.Hour, false)
+	f.available(t, "a", "drain")
+	f.awaitRows(t, "1", "SELECT count(*) >= 3 FROM moves WHERE outcome = 'failed'")
+	f.awaitRows(t, "1", `SELECT "stays because" LIKE 'start on node _: no cgroups today' FROM drain WHERE container = 'web' AND "stays because" NOT LIKE 'is being moved%'`)
+	f.available(t, "a", "active")
+	f.awaitRows(t, "0", "SELECT count(*) FROM moves WHERE step <> 'done'")
+	if got := f.rows(t, whereQuery); got != "web@a=running" {
+		t.Errorf("containers: %s", got)
+	}
+	if status, answer := f.call(t, "GET", "/containers/"+old+"/json", ""); status != http.StatusOK {
+		t.Errorf("the old container: %d %s", status, answer)
+	}
+	if len(b.containerNames())+len(c.containerNames()) > 0 || a.count("POST", "/stop$") > 0 {
+		t.Errorf("copies are left: %q %q, or the old one was stopped", b.containerNames(), c.containerNames())
+	}
+	for _, u := range undo {
+		u()
+	}
+	f.available(t, "a", "drain")
+	f.awaitRows(t, "web|running", "SELECT c.name, c.state FROM containers c JOIN nodes n ON n.id = c.node_id WHERE n.name <> 'a'")
+	f.oracle(t)
+}
+
+// F28
+func TestANodeThatIsBackFindsItsContainersElsewhere(t *testing.T) {
+	t.Parallel()
+	f, a, b, c := abc(t)
+	f.only(t, "a", func() {
+		f.make(t, "web", `{"Image":"busybox","Cmd":["sleep","inf"],"Volumes":{"/data":{}},"Env":["reschedule:on-node-failure"],"HostConfig":{"RestartPolicy":{"Name":"always"}}}`)
+		f.make(t, "plain", sleepBody)
+	})
+	f.startMover(t, 300*time.Millisecond, true)
+	a.stop() // its containers go on, as in a partition
+	f.awaitRows(t, "plain@a=running\nweb=running", "SELECT c.name || CASE n.name WHEN 'a' THEN '@a' ELSE '' END || '=' || c.state FROM containers c JOIN nodes n ON n.id = c.node_id ORDER BY c.name")
+	f.awaitRows(t, "web|node failure|a|moved|to rename", "SELECT name, why, from_node, outcome, old FROM moves")
+	if got := f.listed(t); got["plain"] != "Host Down" || !strings.HasPrefix(got["web"], "Up ") {
+		t.Errorf("listed: %v", got)
+	}
+	began := time.Now()
+	a.restart()
+	f.awaitRows(t, "kept", "SELECT old FROM moves")
+	t.Logf("settled %v after the node came back", time.Since(began).Round(time.Millisecond))
+	f.oracle(t)
+	names := a.containerNames()
+	if len(names) != 2 || names[0] != "plain" || !strings.HasPrefix(names[1], "web-old-") {
+		t.Fatalf("containers of the node that is back: %q", names)
+	}
+	if got := slices.Concat(b.containerNames(), c.containerNames()); !slices.Equal(got, []string{"web"}) {
+		t.Errorf("elsewhere: %q", got)
+	}
+	if got := f.rows(t, "SELECT state FROM containers WHERE name = ?", names[1]); got != "exited" {
+		t.Errorf("the old container is %s", got)
+	}
+	if got := f.rows(t, "SELECT count(*) FROM volumes v JOIN nodes n ON n.id = v.node_id WHERE n.name = 'a'"); got != "1" {
+		t.Errorf("%s volumes on the node that is back, want its one", got)
+	}
+	if !strings.Contains(string(a.inspectBody(t, names[1])), `"RestartPolicy":{"Name":"no"}`) {
+		t.Errorf("the old container would start again: %s", a.inspectBody(t, names[1]))
+	}
+	if got := f.rows(t, "SELECT count(*) FROM events WHERE action IN ('reschedule', 'reschedule_old')"); got != "2" {
+		t.Errorf("%s events, want one of the move and one of the old container", got)
+	}
+	if !strings.Contains(f.logged(), "container is back with its node") {
+		t.Errorf("the log does not tell of the old container:\n%s", f.logged())
+	}
+	for range 2 { // by its ID, by its swarm ID: there is one
+		if status, answer := f.call(t, "GET", "/containers/"+f.rows(t, "SELECT swarm_id FROM moves")+"/json", ""); status != http.StatusOK || !strings.Contains(answer, `"Name":"/web"`) {
+			t.Errorf("inspect by com.docker.swarm.id = %d %s", status, answer)
+		}
+	}
+}
+
+// inspectBody is what an engine says of a container.
+func (e *fakeEngine) inspectBody(t testing.TB, name string) []byte {
+	t.Helper()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c, err := e.find(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(e.inspect(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func TestALostNodeIsGivenItsTime(t *testing.T) {
+	t.Parallel()
+	f, a, _, _ := abc(t)
+	f.only(t, "a", func() { f.make(t, "web", movableBody) })
+	f.startMover(t, time.Hour, false)
+	a.stop()
+	f.awaitStates(t, "a=unhealthy b=healthy c=healthy")
+	a.restart()
+	f.awaitStates(t, "a=healthy b=healthy c=healthy")
+	if got := f.rows(t, "SELECT count(*) FROM moves"); got != "0" {
+		t.Errorf("%s moves of a node that was back in time", got)
+	}
+	f.oracle(t)
+}
+
+// F69: a node that is taken out is not a dead one.
+func TestANodeThatIsTakenOutIsNotRescheduled(t *testing.T) {
+	t.Parallel()
+	f, a, b, c := abc(t)
+	f.only(t, "a", func() { f.make(t, "web", movableBody) })
+	f.startMover(t, 0, true)
+	if err := f.nodes.set(f.base, linesOf(addresses(b, c)...)); err != nil {
+		t.Fatal(err)
+	}
+	f.awaitRows(t, "0", "SELECT count(*) FROM containers")
+	f.make(t, "other", movableBody) // by then the mover has looked more than once
+	if got := f.rows(t, "SELECT count(*) FROM moves"); got != "0" {
+		t.Errorf("%s moves, want none", got)
+	}
+	if got := a.containerNames(); !slices.Equal(got, []string{"web"}) {
+		t.Errorf("containers on the host: %q", got)
+	}
+}
+
+func TestAnImageThatOnlyTheLostNodeHadIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	a, b := newFakeEngine(t, hostNamed("a"), func(e *fakeEngine) { e.preloaded = []string{"mine:1"} }), newFakeEngine(t, hostNamed("b"))
+	f := newFront(t, a, b, newFakeEngine(t, hostNamed("c")))
+	f.only(t, "a", func() {
+		f.make(t, "web", `{"Image":"mine:1","Cmd":["sleep","inf"],"Env":["reschedule:on-node-failure"]}`)
+	})
+	f.startMover(t, 0, false)
+	a.stop()
+	f.awaitRows(t, "web|failed|image mine:1: only node a has it, which does not answer; pull it, or load it|1", "SELECT name, outcome, error, count(*) FROM moves WHERE step = 'done'")
+	f.awaitRows(t, "web|image mine:1: only node a has it, which does not answer; pull it, or load it", `SELECT container, "stays because" FROM drain`)
+	if status, answer := f.call(t, "POST", "/images/create?fromImage=mine&tag=1", ""); status != http.StatusOK {
+		t.Fatalf("pull = %d %s", status, answer)
+	}
+	f.awaitRows(t, "1|running", "SELECT n.name <> 'a', c.state FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = 'web'")
+	if got := f.rows(t, "SELECT group_concat(outcome, ' ') FROM (SELECT outcome FROM moves ORDER BY id)"); got != "failed moved" {
+		t.Errorf("attempts: %s", got)
+	}
+}
+
+func TestACopyIsProvenByItsHealthCheck(t *testing.T) {
+	t.Parallel()
+	f, a, b, c := abc(t)
+	var old string
+	f.only(t, "a", func() { old = f.make(t, "web", movableBody) })
+	f.available(t, "c", "pause")
+	health := make(chan string, 1)
+	health <- "starting"
+	asked := make(chan string, 100)
+	b.override("GET", "^/containers/[0-9a-f]{64}/json$", func(w http.ResponseWriter, r *http.Request) {
+		now := <-health
+		health <- now
+		select {
+		case asked <- now:
+		default:
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"State":{"Status":"running","Running":true,"Health":{"Status":%q,"Log":[{"Output":"refused"}]}}}`, now)
+	})
+	f.startMover(t, time.Hour, false)
+	f.available(t, "a", "drain")
+	for range 5 {
+		within(t, asked, 10*time.Second)
+	}
+	if status, _ := f.call(t, "GET", "/containers/"+old+"/json", ""); status != http.StatusOK || a.count("POST", "/stop$") != 0 {
+		t.Error("the old container was stopped before its copy was healthy")
+	}
+	<-health
+	health <- "unhealthy"
+	f.awaitRows(t, "failed|the copy on node b is unhealthy: refused", "SELECT outcome, error FROM moves WHERE id = (SELECT min(id) FROM moves WHERE step = 'done')")
+	<-health
+	health <- "healthy"
+	f.awaitRows(t, "web@b=running", whereQuery)
+	_ = c
+	f.oracle(t)
+}
+
+// The manager dies in the middle of a move, at each call to an engine, before the
+// engine has done what it was asked and after. The next one settles it: there is one
+// container of the name, it runs, and nothing else is left.
+func TestAMoveIsSettledAfterTheManagerDied(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ on, method, path string }{
+		{"b", "POST", "^/containers/create$"},
+		{"b", "POST", "^/containers/[^/]+/start$"},
+		{"b", "GET", "^/containers/[0-9a-f]{64}/json$"},
+		{"a", "POST", "^/containers/[^/]+/stop$"},
+		{"a", "DELETE", "^/containers/[^/]+$"},
+		{"b", "POST", "^/containers/[^/]+/rename$"},
+	} {
+		for _, done := range []bool{false, true} {
+			for _, why := range []string{whyDrain, whyFailure} {
+				if why == whyFailure && (tt.on == "a" || tt.method == "GET") {
+					continue // a lost node is not called, a copy not proven
+				}
+				t.Run(fmt.Sprintf("%s %s %s done=%v", why, tt.method, tt.path, done), func(t *testing.T) {
+					t.Parallel()
+					testMoveInterrupted(t, why, tt.on, tt.method, tt.path, done)
+				})
+			}
+		}
+	}
+}
+
+func testMoveInterrupted(t *testing.T, why, on, method, path string, done bool) {
+	a, b := newFakeEngine(t, hostNamed("a")), newFakeEngine(t, hostNamed("b"))
+	db := t.TempDir() + "/swarmlite.db"
+	t.Run("first", func(t *testing.T) {
+		f := startFront(t, db, a, b)
+		f.awaitStates(t, "a=healthy b=healthy")
+		f.available(t, "b", "pause")
+		f.make(t, "web", movableBody)
+		f.nodes.settle(t.Context())
+		f.available(t, "b", "active")
+		e := map[string]*fakeEngine{"a": a, "b": b}[on]
+		reached, release := make(chan struct{}, 16), make(chan struct{})
+		undo := e.override(method, path, func(w http.ResponseWriter, r *http.Request) {
+			if done {
+				e.answer(discarded{}, r)
+			}
+			reached <- struct{}{}
+			<-release
+			panic(http.ErrAbortHandler)
+		})
+		f.startMover(t, 0, false)
+		if why == whyDrain {
+			f.available(t, "a", "drain")
+		} else {
+			a.stop()
+		}
+		within(t, reached, 20*time.Second)
+		f.end()
+		close(release)
+		undo()
+	})
+	f := startFront(t, db, a, b)
+	f.startMover(t, 0, false)
+	f.awaitRows(t, "web@b=running", whereQuery)
+	f.awaitRows(t, "0", "SELECT count(*) FROM moves WHERE step <> 'done'")
+	if why == whyFailure {
+		a.restart()
+		f.awaitRows(t, "0", "SELECT count(*) FROM moves WHERE old IN ('to rename', 'to stop')")
+		f.oracle(t)
+		if got := a.containerNames(); len(got) != 1 || !strings.HasPrefix(got[0], "web-old-") {
+			t.Errorf("on the node that is back: %q", got)
+		}
+	} else if got := a.containerNames(); len(got) != 0 {
+		t.Errorf("on the drained node: %q", got)
+	}
+	if got := b.containerNames(); !slices.Equal(got, []string{"web"}) {
+		t.Errorf("on the other node: %q", got)
+	}
+	if got := f.rows(t, "SELECT count(*) FROM moves WHERE outcome = 'moved'"); got != "1" {
+		t.Errorf("%s moves, want 1: %s", got, f.rows(t, "SELECT step, outcome, error, old FROM moves"))
+	}
+	f.oracle(t)
+	if got := f.rows(t, "SELECT count(*) FROM create_bodies"); got != "1" {
+		t.Errorf("%s create bodies are kept, want 1", got)
+	}
+	if got := f.rows(t, "SELECT count(*) FROM renames"); got != "0" {
+		eventually(t, 10*time.Second, func() error {
+			if f.rows(t, "SELECT count(*) FROM renames") != "0" {
+				return errors.New("a name is still held")
+			}
+			return nil
+		})
+	}
+}
+
+// discarded is an answer that nobody hears.
+type discarded struct{}
+
+func (discarded) Header() http.Header         { return http.Header{} }
+func (discarded) Write(p []byte) (int, error) { return len(p), nil }
+func (discarded) WriteHeader(int)             {}
