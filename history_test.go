@@ -50,10 +50,10 @@ func TestHistoryIsTrimmedByAgeAndSize(t *testing.T) {
 		h    history
 		want string // oldest but for 7 and 8, count
 	}{
-		{history{10 * time.Hour, 0}, "391|12"},
+		{history{10*time.Hour + 30*time.Minute, 0}, "391|12"},
 		{history{0, 50}, "351|52"},
 		{history{100 * time.Hour, 50}, "351|52"},
-		{history{10 * time.Hour, 50}, "391|12"},
+		{history{10*time.Hour + 30*time.Minute, 50}, "391|12"},
 		{history{0, 0}, "9|400"},
 		{history{1000 * time.Hour, 1000}, "9|400"},
 	} {
@@ -87,7 +87,7 @@ func TestTrimmerKeepsBothLedgersAndEndsWithTheManager(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		st.trim(t.Context(), slog.New(slog.DiscardHandler), history{10 * time.Hour, 0})
+		st.trim(t.Context(), slog.New(slog.DiscardHandler), history{10*time.Hour + 30*time.Minute, 0})
 	}()
 	eventually(t, 20*time.Second, func() error {
 		if got := st.one(t, "SELECT (SELECT count(*) FROM placements), (SELECT min(id) FROM events), (SELECT count(*) FROM events)"); got != "12|2401|101" {
