@@ -137,14 +137,10 @@ func (p *portRelay) sync(ctx context.Context) error {
 
 // start opens a port for w, writes its row, and closes it again if that fails.
 func (p *portRelay) start(ctx context.Context, w *wantedRelay) error {
-	err := p.listen(ctx, w, w.port)
-	if err != nil {
-		err = p.listen(ctx, w, 0) // the number is taken here: any other
-	}
-	if err != nil {
+	if err := p.choose(ctx, w); err != nil {
 		return err
 	}
-	err = p.store.write(ctx, func(t *tx) error {
+	err := p.store.write(ctx, func(t *tx) error {
 		_, err := t.exec("INSERT OR REPLACE INTO relays (protocol, listen_port, container, host_ip, host_port) VALUES (?,?,?,?,?)",
 			w.protocol, w.listen, w.container, w.ip, w.port)
 		return err
@@ -155,6 +151,42 @@ func (p *portRelay) start(ctx context.Context, w *wantedRelay) error {
 		delete(p.open, key)
 	}
 	return err
+}
+
+// choose opens w's own number, else any that was not promised to a container that has
+// not been started yet. After some tries promises do not count.
+func (p *portRelay) choose(ctx context.Context, w *wantedRelay) error {
+	var passed []relayKey // kept open meanwhile, or the kernel might give them again
+	defer func() {
+		for _, key := range passed {
+			p.open[key].close()
+			delete(p.open, key)
+		}
+	}()
+	for port, tries := w.port, 0; ; port, tries = 0, tries+1 {
+		err := p.listen(ctx, w, port)
+		if err != nil && port == 0 {
+			return err
+		}
+		if err == nil {
+			if tries == 20 || !p.promised(ctx, w) {
+				return nil
+			}
+			passed = append(passed, relayKey{w.protocol, w.listen})
+		}
+	}
+}
+
+// promised tells whether w's number is to be another container's: one that was made and
+// not started yet, or whose create is under way.
+func (p *portRelay) promised(ctx context.Context, w *wantedRelay) (found bool) {
+	err := p.store.get(ctx, `SELECT EXISTS (SELECT 1 FROM ports p LEFT JOIN containers c ON c.id = p.container
+		WHERE p.protocol = ?1 AND p.host_port = ?2 AND p.last_port = ?2 AND p.container IS NOT ?3 AND coalesce(c.state, 'created') = 'created')`,
+		[]any{w.protocol, w.listen, w.container}, &found)
+	if err != nil {
+		p.log.Warn("promised ports not read", "err", err)
+	}
+	return found
 }
 
 // listen opens port, or any when it is 0, and notes its number in w.

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -163,4 +167,229 @@ func TestPublishedPortsAreReachedOnTheManager(t *testing.T) {
 		return nil
 	})
 	m.docker(t, "run", "-d", "--name", "four", "-p", fixed+":80", "busybox", "sleep", "60")
+}
+
+// relayedFront is a front that relays ports on an address of its own: its engines
+// publish theirs on 127.0.0.1, and tests run side by side.
+func relayedFront(t *testing.T, ip, db string, fakes ...*fakeEngine) *front {
+	t.Helper()
+	f := startFront(t, db, fakes...)
+	p, err := newPortRelay(f.cluster.log, f.store, []string{"tcp://" + ip + ":0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.cluster.relay, f.scheduler.portsOnce = p, true
+	ended := make(chan struct{})
+	go func() { defer close(ended); p.run(f.base, f.nodes.changed) }()
+	t.Cleanup(func() { f.end(); <-ended })
+	f.settled(t)
+	return f
+}
+
+// publish makes a container with published ports, and starts it. It returns its ID.
+func (f *front) publish(t *testing.T, name, node, ports string) string {
+	t.Helper()
+	return f.make(t, name, fmt.Sprintf(`{"Image":"busybox","Cmd":["sleep","inf"],"Env":["constraint:node==%s"],"HostConfig":{"PortBindings":{%s}}}`, node, ports))
+}
+
+// shownPort is the one address that inspect and ps show for a port.
+func (f *front) shownPort(t *testing.T, name, port string) string {
+	t.Helper()
+	var inspected struct {
+		NetworkSettings struct {
+			Ports map[string][]struct{ HostIP, HostPort string }
+		}
+	}
+	_, answer := f.call(t, "GET", "/containers/"+name+"/json", "")
+	if err := json.Unmarshal([]byte(answer), &inspected); err != nil {
+		t.Fatal(err)
+	}
+	bindings := inspected.NetworkSettings.Ports[port]
+	if len(bindings) != 1 {
+		t.Fatalf("inspect shows %s's port %s as %v, want one address", name, port, bindings)
+	}
+	var list []struct {
+		Ports []struct {
+			IP, Type   string
+			PublicPort int
+		}
+	}
+	_, answer = f.call(t, "GET", "/containers/json?filters="+url.QueryEscape(`{"name":["^/`+name+`$"]}`), "")
+	if err := json.Unmarshal([]byte(answer), &list); err != nil || len(list) != 1 {
+		t.Fatalf("ps of %s = %s (%v)", name, answer, err)
+	}
+	addr := net.JoinHostPort(bindings[0].HostIP, bindings[0].HostPort)
+	shown := 0
+	for _, p := range list[0].Ports {
+		if "/"+p.Type == port[strings.IndexByte(port, '/'):] && net.JoinHostPort(p.IP, fmt.Sprint(p.PublicPort)) == addr {
+			shown++
+		}
+	}
+	if shown == 0 {
+		t.Errorf("ps shows %+v, inspect %s", list[0].Ports, addr)
+	}
+	return addr
+}
+
+// echoes is a container's server on both protocols: it says its name and what it is told.
+func echoes(t *testing.T, name string) (port string) {
+	t.Helper()
+	for range 20 {
+		l := listenLocal(t)
+		packets, err := net.ListenPacket("udp", l.Addr().String())
+		if err != nil {
+			continue // another program has this number for UDP
+		}
+		t.Cleanup(func() { packets.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer c.Close()
+					data, _ := io.ReadAll(c)
+					c.Write(append([]byte(name+" "), data...))
+				}()
+			}
+		}()
+		go func() {
+			buf := make([]byte, 1500)
+			for {
+				n, from, err := packets.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				packets.WriteTo(append([]byte(name+" "), buf[:n]...), from)
+			}
+		}()
+		_, port, _ = net.SplitHostPort(l.Addr().String())
+		return port
+	}
+	t.Fatal("no port that is free for TCP and UDP")
+	return ""
+}
+
+// tell sends a word and returns the answer, "" if there is none.
+func tell(protocol, addr, word string) string {
+	c, err := net.DialTimeout(protocol, addr, time.Second)
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	io.WriteString(c, word)
+	if tc, ok := c.(*net.TCPConn); ok {
+		tc.CloseWrite()
+	}
+	buf := make([]byte, 100)
+	n, _ := c.Read(buf)
+	return string(buf[:n])
+}
+
+func TestRelayedPortsLeadToTheirContainers(t *testing.T) {
+	t.Parallel()
+	a, b := named(t, "a"), named(t, "b")
+	db := filepath.Join(t.TempDir(), "swarmlite.db")
+	one, two := echoes(t, "one"), echoes(t, "two")
+	addrs := map[string]string{}
+	check := func(t *testing.T, f *front) {
+		t.Helper()
+		for name, port := range map[string]string{"one": one, "two": two} {
+			for _, protocol := range []string{"tcp", "udp"} {
+				addr := f.shownPort(t, name, "7/"+protocol)
+				if addr != "127.0.0.9:"+port {
+					t.Errorf("%s's %s port is shown as %s, want 127.0.0.9:%s", name, protocol, addr, port)
+				}
+				eventually(t, 20*time.Second, func() error {
+					if got := tell(protocol, addr, "hello"); got != name+" hello" {
+						return fmt.Errorf("%s at %s says %q, want %q", protocol, addr, got, name+" hello")
+					}
+					return nil
+				})
+			}
+		}
+		// Both engines chose the same number; here each has one of its own.
+		for _, name := range []string{"any-a", "any-b"} {
+			addr := f.shownPort(t, name, "7/tcp")
+			if old := addrs[name]; old != "" && old != addr {
+				t.Errorf("%s is at %s, was at %s before the restart", name, addr, old)
+			}
+			addrs[name] = addr
+		}
+		if addrs["any-a"] == addrs["any-b"] || !strings.HasPrefix(addrs["any-a"], "127.0.0.9:") || !strings.HasPrefix(addrs["any-b"], "127.0.0.9:") {
+			t.Errorf("published to any port: %v, want two different ones of the manager's", addrs)
+		}
+	}
+	t.Run("before a restart", func(t *testing.T) {
+		f := relayedFront(t, "127.0.0.9", db, a, b)
+		f.publish(t, "any-a", "a", `"7/tcp":[{}]`)
+		f.publish(t, "any-b", "b", `"7/tcp":[{"HostPort":"0"}]`)
+		f.publish(t, "one", "a", fmt.Sprintf(`"7/tcp":[{"HostPort":%q}],"7/udp":[{"HostPort":%[1]q}]`, one))
+		f.publish(t, "two", "b", fmt.Sprintf(`"7/tcp":[{"HostPort":%q}],"7/udp":[{"HostPort":%[1]q}]`, two))
+		check(t, f)
+		for _, node := range []string{"a", "b"} {
+			status, answer := f.call(t, "POST", "/containers/create?name=late", fmt.Sprintf(
+				`{"Image":"busybox","Env":["constraint:node==%s"],"HostConfig":{"PortBindings":{"9/udp":[{"HostPort":%q}]}}}`, node, one))
+			if want := "port " + one + "/udp is already allocated to container one on node a, and the manager relays it only once"; status != http.StatusConflict || message(answer) != want {
+				t.Errorf("a second container for a relayed port, on %s = %d %s, want 409 %s", node, status, answer, want)
+			}
+		}
+	})
+	f := relayedFront(t, "127.0.0.9", db, a, b)
+	check(t, f)
+
+	// With the container goes its port, and it comes back with it.
+	if status, answer := f.call(t, "POST", "/containers/one/stop?t=0", ""); status != http.StatusNoContent {
+		t.Fatalf("stop = %d %s", status, answer)
+	}
+	eventually(t, 10*time.Second, func() error {
+		if tell("tcp", "127.0.0.9:"+one, "x") != "" {
+			return errors.New("the port of a stopped container is still relayed")
+		}
+		return nil
+	})
+	if status, answer := f.call(t, "POST", "/containers/one/start", ""); status != http.StatusNoContent {
+		t.Fatalf("start = %d %s", status, answer)
+	}
+	check(t, f)
+}
+
+func TestPortsOfTheManagersHostAreRefused(t *testing.T) {
+	t.Parallel()
+	f := relayedFront(t, "127.0.0.10", filepath.Join(t.TempDir(), "swarmlite.db"), named(t, "a"))
+	l, err := net.Listen("tcp", "127.0.0.10:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	status, answer := f.call(t, "POST", "/containers/create", fmt.Sprintf(`{"Image":"busybox","HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":%q}]}}}`, port))
+	if want := "port " + port + "/tcp is in use on the manager's host, which is to relay it: choose another"; status != http.StatusConflict || message(answer) != want {
+		t.Errorf("create = %d %s, want 409 %s", status, answer, want)
+	}
+}
+
+// TestAPromisedPortIsNotGivenAway: a container that was made and not started yet keeps
+// its number, though an engine gives the same one to a container that takes any.
+func TestAPromisedPortIsNotGivenAway(t *testing.T) {
+	t.Parallel()
+	a, b := named(t, "a"), named(t, "b")
+	f := relayedFront(t, "127.0.0.11", filepath.Join(t.TempDir(), "swarmlite.db"), a, b)
+	const next = "49153" // the first that a fake engine gives
+	status, answer := f.call(t, "POST", "/containers/create?name=fixed", `{"Image":"busybox","Env":["constraint:node==a"],"HostConfig":{"PortBindings":{"7/tcp":[{"HostPort":"`+next+`"}]}}}`)
+	if status != http.StatusCreated {
+		t.Fatalf("create = %d %s", status, answer)
+	}
+	f.publish(t, "any", "b", `"7/tcp":[{}]`)
+	if addr := f.shownPort(t, "any", "7/tcp"); addr == "127.0.0.11:"+next || !strings.HasPrefix(addr, "127.0.0.11:") {
+		t.Errorf("any is at %s, want the manager's address and not the port that was promised", addr)
+	}
+	if status, answer := f.call(t, "POST", "/containers/fixed/start", ""); status != http.StatusNoContent {
+		t.Fatalf("start = %d %s", status, answer)
+	}
+	if addr := f.shownPort(t, "fixed", "7/tcp"); addr != "127.0.0.11:"+next {
+		t.Errorf("fixed is at %s, want 127.0.0.11:%s", addr, next)
+	}
 }
