@@ -112,6 +112,7 @@ var routes = []route{
 	{"GET", "/nodes/{id}", nodeInspect},
 	{"POST", "/nodes/{id}/update", nodeUpdate},
 	{"DELETE", "/nodes/{id}", nodeRemove},
+	{"POST", "/swarmlite/nodes", nodeAdd},
 	{"GET", "/swarm", noSwarm},
 	{"POST", "/swarm/init", noSwarm},
 	{"POST", "/swarm/join", noSwarm},

@@ -61,6 +61,8 @@ Usage:
   swarmlite simulate                show where containers would have gone under another
                                     strategy or set of nodes, or how many more would fit
   swarmlite sql 'select …'          query the database, read-only
+  swarmlite list                    list the nodes, from the database
+  swarmlite node add ADDRESS        add a node to the cluster; node rm takes one out
   swarmlite version                 print the version
 
 ADDRESS is tcp://host:port, host:port, unix:///path, or ssh://user@host:port/socket;
@@ -80,7 +82,7 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs.Var((*stringList)(&c.hosts), "host", "where to listen: `ADDR` is tcp://host:port or unix:///path; repeatable, -H for short\n(default tcp://127.0.0.1:2375, or tcp://:2376 with -tlsverify)")
 	fs.StringVar(&c.nodes, "nodes", "", "`FILE` with one engine address a line and its options, # comments;\nread again when it changes")
 	fs.StringVar(&c.sshConfig, "ssh-config", "", "`FILE` for ssh to nodes with an ssh:// address, instead of ~/.ssh/config")
-	fs.StringVar(&c.db, "db", "swarmlite.db", "the SQLite `FILE` that holds all state; one manager a file")
+	fs.StringVar(&c.db, "db", defaultDB, "the SQLite `FILE` that holds all state; one manager a file")
 	fs.StringVar(&c.strategy, "strategy", "spread", "`NAME` of the order among nodes that fit: spread, binpack, random,\nor a file that ends in .sql: one SELECT of node and score, lowest first")
 	fs.Var((*stringList)(&c.filters), "filter", "`NAME` of a filter to use instead of all; repeatable:\n"+strings.Join(filterList(filters), ", "))
 	fs.Float64Var(&c.overcommit, "overcommit", 0.05, "`RATIO` of CPUs and memory to promise beyond what a node has")

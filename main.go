@@ -53,10 +53,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return manage(ctx, conf, getenv, stderr)
 }
 
-// commands are what swarmlite does beside being the manager. They read the
-// manager's database, whether it runs or not, and change nothing.
+// commands are what swarmlite does beside being the manager.
 var commands = map[string]func(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error{
 	"explain":  explainCommand,
+	"list":     listCommand,
+	"node":     nodeCommand,
 	"simulate": simulateCommand,
 	"sql":      sqlCommand,
 }
@@ -165,7 +166,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 			go certs.watch(base, reloads())
 		}
 	}
-	cl := &cluster{log: log, store: store, nodes: ns, scheduler: sched, names: c.names, everyNode: c.images == "every-node", base: base}
+	cl := &cluster{log: log, store: store, nodes: ns, scheduler: sched, names: c.names, everyNode: c.images == "every-node", engineTLS: c.engineTLSVerify, named: src, base: base}
 	if c.relayPorts {
 		if cl.relay, err = newPortRelay(log, store, listening); err != nil {
 			return err

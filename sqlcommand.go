@@ -76,9 +76,12 @@ func sqlCommand(ctx context.Context, args []string, stdin io.Reader, stdout, std
 	return nil
 }
 
+// defaultDB is the file that holds all state, where -db names no other.
+const defaultDB = "swarmlite.db"
+
 // dbFlag is the flag by which every command finds the database.
 func dbFlag(fs *flag.FlagSet) *string {
-	return fs.String("db", "swarmlite.db", "the manager's SQLite `FILE`; also read from SWARMLITE_DB")
+	return fs.String("db", defaultDB, "the manager's SQLite `FILE`; also read from SWARMLITE_DB")
 }
 
 // parseCommand reads a command's flags; help tells that they were asked for and printed.

@@ -142,8 +142,13 @@ func (t *tunnel) down() {
 	os.Remove(t.socket)
 }
 
-// explain adds what ssh has said to an error of a connection through it.
+// explain adds what ssh has said to an error of a connection through it. It says that
+// after it has closed the connection.
 func (t *tunnel) explain(err error) error {
+	select {
+	case <-t.process.said.any:
+	case <-time.After(10 * sshLook):
+	}
 	if said := t.process.said.last(); said != "" {
 		return fmt.Errorf("%w (ssh: %s)", err, said)
 	}
@@ -174,7 +179,7 @@ type sshProcess struct {
 // startSSH runs ssh in a process group of its own: a Ctrl-C is for the manager, which
 // still has calls to finish. The group also holds what a ProxyCommand starts.
 func startSSH(args []string) (*sshProcess, error) {
-	p := &sshProcess{done: make(chan struct{})}
+	p := &sshProcess{done: make(chan struct{}), said: lastLine{any: make(chan struct{})}}
 	cmd := exec.Command("ssh", args...)
 	cmd.Stderr = &p.said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -230,6 +235,7 @@ func (p *sshProcess) failure() error {
 type lastLine struct {
 	mu         sync.Mutex
 	line, part []byte
+	any        chan struct{} // closed when there is a line
 }
 
 const maxSaid = 500 // bytes of a line that are kept
@@ -245,6 +251,9 @@ func (l *lastLine) Write(text []byte) (int, error) {
 			return n, nil
 		}
 		if line := bytes.TrimSpace(l.part); len(line) > 0 {
+			if l.line == nil {
+				close(l.any)
+			}
 			l.line = bytes.Clone(line)
 		}
 		l.part, text = l.part[:0], after

@@ -36,6 +36,7 @@ const (
 var (
 	errNotFound = errors.New("not found")
 	errClosed   = errors.New("the state database is closed")
+	errInUse    = errors.New("in use by another swarmlite manager; stop that one, or name another file with -db")
 )
 
 func init() {

@@ -99,7 +99,7 @@ func lockFile(path string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, errors.New("in use by another swarmlite manager; stop that one, or name another file with -db")
+		return nil, errInUse
 	}
 	return f, nil
 }

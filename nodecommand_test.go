@@ -1,0 +1,123 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// command runs swarmlite with these arguments, in this process.
+func command(t *testing.T, args ...string) (stdout string, err error) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	err = run(t.Context(), args, func(string) string { return "" }, &out, &errs)
+	return strings.TrimSpace(out.String()), err
+}
+
+func commandOK(t *testing.T, want string, args ...string) {
+	t.Helper()
+	if got, err := command(t, args...); err != nil || got != want {
+		t.Errorf("swarmlite %s = %q, %v, want %q", strings.Join(args, " "), got, err, want)
+	}
+}
+
+func commandFails(t *testing.T, want string, args ...string) {
+	t.Helper()
+	if got, err := command(t, args...); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("swarmlite %s = %q, %v, want an error with %q", strings.Join(args, " "), got, err, want)
+	}
+}
+
+func TestNodesAreAddedToARunningManagerAndStay(t *testing.T) {
+	t.Parallel()
+	a, b := newFakeEngine(t, hostNamed("a")), newFakeEngine(t, hostNamed("b"))
+	db, dns := filepath.Join(t.TempDir(), "swarmlite.db"), newDNSServer(t)
+	line := nodeLine{address: "tcp://" + a.addr()}
+	t.Run("first run", func(t *testing.T) {
+		f := newSourcedFront(t, db, dns, line)
+		f.awaitStates(t, "a=healthy")
+		at := []string{"-H", f.addr}
+		node := func(verb string, words ...string) []string {
+			return append(append([]string{"node", verb}, at...), words...)
+		}
+		commandOK(t, "tcp://"+b.addr(), node("add", b.addr(), "label=gpu:yes", "name=big")...)
+		f.awaitStates(t, "a=healthy big=healthy")
+		if got := f.rows(t, "SELECT source, (SELECT value FROM node_labels l WHERE l.node_id = n.id AND key = 'gpu') FROM nodes n WHERE name = 'big'"); got != "added|yes" {
+			t.Errorf("source and label = %q", got)
+		}
+		commandFails(t, b.addr()+" is in the cluster already, as node big (added)", node("add", b.addr())...)
+		commandFails(t, a.addr()+" is in the cluster already, as node a (arguments)", node("add", a.addr())...)
+		commandFails(t, `lable=x:y: unknown option`, node("add", "10.0.0.1", "lable=x:y")...)
+		commandFails(t, "put it into the node file", node("add", "dns://x:1")...)
+		commandFails(t, "node nowhere not found", node("rm", "nowhere")...)
+		f.make(t, "box", sleepBody) // on a or b: one of them is refused below
+		holder := f.rows(t, "SELECT n.name FROM containers c JOIN nodes n ON n.id = c.node_id")
+		commandFails(t, "has 1 containers", node("rm", holder)...)
+		// While the manager runs, its database is its own: -db asks it too.
+		commandOK(t, holder, node("rm", "-force", "-db", db, holder)...)
+		other := map[string]string{"a": "big", "big": "a"}[holder]
+		f.awaitStates(t, other+"=healthy")
+		if holder == "a" { // bring it back as it was, for the next run
+			commandOK(t, "tcp://"+a.addr(), node("add", a.addr())...)
+		} else {
+			commandOK(t, "tcp://"+b.addr(), node("add", b.addr(), "name=big", "label=gpu:yes")...)
+		}
+		f.awaitStates(t, "a=healthy big=healthy")
+		if got, err := command(t, "list", "-db", db); err != nil || !strings.HasPrefix(got, "NODE ") || !strings.Contains(got, "big") || !strings.Contains(got, "added") {
+			t.Errorf("swarmlite list = %s, %v", got, err)
+		}
+	})
+	t.Run("after a restart", func(t *testing.T) {
+		f := newSourcedFront(t, db, dns, line)
+		f.awaitStates(t, "a=healthy big=healthy")
+		commandOK(t, "big", "node", "rm", "-H", f.addr, "-force", "big")
+		f.awaitStates(t, "a=healthy")
+	})
+	t.Run("after its removal", func(t *testing.T) {
+		f := newSourcedFront(t, db, dns, line)
+		f.awaitStates(t, "a=healthy")
+	})
+	t.Run("with the manager stopped", func(t *testing.T) {
+		commandOK(t, "tcp://"+b.addr(), "node", "add", "-db", db, b.addr(), "label=gpu:two")
+		commandOK(t, "a", "node", "rm", "-db", db, "-force", "a")
+		commandFails(t, "node a not found", "node", "rm", "-db", db, "a")
+		f := newSourcedFront(t, db, dns, line)
+		f.awaitStates(t, "b=healthy") // a is named by the command line, and was taken out all the same
+	})
+}
+
+func TestNodeCommandTellsHowItIsUsed(t *testing.T) {
+	t.Parallel()
+	commandFails(t, "expected add or rm", "node")
+	commandFails(t, "expected add or rm", "node", "drop", "x")
+	commandFails(t, "expected a node", "node", "add")
+	commandFails(t, "flag provided but not defined", "node", "add", "-nope", "x")
+	commandFails(t, "not there", "list", "-db", filepath.Join(t.TempDir(), "no.db"))
+	commandFails(t, "ask the manager at tcp://127.0.0.1:1: ", "node", "rm", "-H", "127.0.0.1:1", "x")
+}
+
+// The manager's TLS is spoken as the docker command speaks it.
+func TestNodeCommandSpeaksTLS(t *testing.T) {
+	t.Parallel()
+	authority := testCA(t)
+	e := newFakeEngine(t, hostNamed("a"))
+	f := newSourcedFront(t, filepath.Join(t.TempDir(), "swarmlite.db"), newDNSServer(t))
+	server := certSourceOf(t, authority.server(t, "127.0.0.1"))
+	l, err := listen(t.Context(), "tcp://127.0.0.1:0", server.serverConfig(true), newConnLimits(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := newServer(f.api, f.front.log)
+	done := make(chan struct{})
+	go func() { defer close(done); srv.Serve(l) }()
+	t.Cleanup(func() { srv.Shutdown(context.WithoutCancel(t.Context())); <-done })
+	certs := authority.client(t, "admin")
+	commandOK(t, "tcp://"+e.addr(), "node", "add", "-H", l.Addr().String(), "-tlscacert", certs.ca, "-tlscert", certs.cert, "-tlskey", certs.key, e.addr())
+	f.awaitStates(t, "a=healthy")
+	stranger := testCA(t).client(t, "stranger")
+	commandFails(t, fmt.Sprintf("ask the manager at tcp://%s: ", l.Addr()), "node", "rm", "-H", l.Addr().String(),
+		"-tlscacert", certs.ca, "-tlscert", stranger.cert, "-tlskey", stranger.key, "a")
+}
