@@ -20,7 +20,10 @@ type inspected struct {
 		StartedAt, FinishedAt time.Time
 	}
 	HostConfig hostConfig
-	Config     struct{ Labels map[string]string }
+	Config     struct {
+		Labels       map[string]string
+		ExposedPorts map[string]struct{}
+	}
 }
 
 // nodeFace is what a node lends its rows: list entries are stored as they are
@@ -340,7 +343,7 @@ func (t *tx) putContainerParts(n *nodeFace, id int64, r *containerRow) error {
 	if r.state == "created" || n.countStopped && !counts(r.state) {
 		return nil
 	}
-	return t.putPorts(n.id, id, heldPorts(r.state, r.ports))
+	return t.putPorts(n.id, id, heldPorts(r.state, r.ports), "host_ip <> 'host'") // those of the host's network are not listed
 }
 
 // heldPorts are the host ports a listed container holds; a stopped one holds none.
@@ -357,8 +360,9 @@ func heldPorts(state string, ports []entryPort) []hostPort {
 	return held
 }
 
-func (t *tx) putPorts(node, container int64, ports []hostPort) error {
-	if _, err := t.exec("DELETE FROM ports WHERE container = ?", container); err != nil {
+// putPorts writes ports of a container in place of those that which picks.
+func (t *tx) putPorts(node, container int64, ports []hostPort, which string) error {
+	if _, err := t.exec("DELETE FROM ports WHERE container = ? AND "+which, container); err != nil {
 		return err
 	}
 	seen := map[hostPort]bool{}
@@ -406,7 +410,10 @@ func (t *tx) putInspected(node int64, containerID string, in *inspected) error {
 		err = t.holdResources(node, id, &in.HostConfig, in.Config.Labels)
 	}
 	if err == nil && (state == "created" || n.countStopped && !counts(state)) {
-		err = t.putPorts(node, id, in.HostConfig.ports())
+		err = t.putPorts(node, id, in.HostConfig.ports(), "host_ip <> 'host'")
+	}
+	if err == nil {
+		err = t.putPorts(node, id, in.HostConfig.exposed(in.Config.ExposedPorts), "host_ip = 'host'")
 	}
 	return err
 }

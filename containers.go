@@ -269,6 +269,7 @@ type createBody struct {
 	Image            string
 	Env              []string
 	Labels           map[string]string
+	ExposedPorts     map[string]struct{}
 	HostConfig       hostConfig
 	NetworkingConfig struct {
 		EndpointsConfig map[string]json.RawMessage
@@ -330,7 +331,8 @@ func readCreateAs(data []byte, call *call, swarmID string) (*workload, []byte, e
 	}
 	h := &body.HostConfig
 	w := &workload{kind: "container", name: strings.TrimPrefix(call.query.Get("name"), "/"), image: body.Image,
-		nanoCPUs: h.nanoCPUs(), memory: h.memoryBytes(), ports: h.ports(), runtime: h.Runtime, version: call.version, swarmID: swarmID,
+		nanoCPUs: h.nanoCPUs(), memory: h.memoryBytes(), ports: slices.Concat(h.ports(), h.exposed(body.ExposedPorts)),
+		runtime: h.Runtime, version: call.version, swarmID: swarmID,
 		platform: requestedPlatform(call.query.Get("platform"))}
 	if err := w.readExpressions(&body, &o); err != nil {
 		return nil, nil, errorf(http.StatusBadRequest, "%v", err)

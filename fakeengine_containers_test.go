@@ -421,8 +421,13 @@ func fakeExits(words []string) (code int, over bool) {
 	return 0, false
 }
 
-// publish gives a container its host ports, or refuses if one is taken.
+// publish gives a container its host ports, or refuses if one is taken. In the host's
+// network nothing is published.
 func (e *fakeEngine) publish(c *fakeContainer) error {
+	if c.want.HostConfig.NetworkMode == "host" {
+		c.ports = nil
+		return nil
+	}
 	taken := map[string]bool{}
 	for _, other := range e.containers {
 		for port, bindings := range other.ports {

@@ -117,15 +117,24 @@ func (t *tx) demandClauses(d demand) (cs []clause, err error) {
 
 // portClauses refuse nodes where a host port is taken, TCP and UDP apart. Of a
 // range one free port is enough; what was promised one of a range that lies in it
-// will take one, whichever.
+// will take one, whichever. In the host's network the ports are those that containers
+// expose; the rows of stopped ones stay and do not count.
 func portClauses(_ *tx, w *workload) ([]clause, error) {
 	var cs []clause
 	for _, p := range w.ports {
+		if p.ip == hostMode {
+			words := fmt.Sprintf("port %d/%s of the host's network in use", p.first, p.protocol)
+			cs = append(cs, clause{one: "has " + words, many: "have " + words, sql: `NOT EXISTS (SELECT 1 FROM ports p
+				WHERE p.node_id = n.id AND p.protocol = ? AND p.host_port = ? AND p.host_ip = 'host'
+				AND (p.reservation IS NOT NULL OR EXISTS (SELECT 1 FROM containers c WHERE c.id = p.container AND c.counted)))`,
+				args: []any{p.protocol, p.first}})
+			continue
+		}
 		words := fmt.Sprintf("port %s in use", p)
 		cs = append(cs, clause{one: "has " + words, many: "have " + words,
 			sql: `(SELECT count(DISTINCT CASE p.last_port WHEN p.host_port THEN p.host_port ELSE -p.id END) FROM ports p
 				WHERE p.node_id = n.id AND p.protocol = ? AND p.host_port BETWEEN ? AND ? AND p.last_port <= ?
-				AND (? = '' OR p.host_ip IN ('', ?))) < ?`,
+				AND (? = '' AND p.host_ip <> 'host' OR p.host_ip IN ('', ?))) < ?`,
 			args: []any{p.protocol, p.first, p.last, p.last, p.ip, p.ip, p.last - p.first + 1}})
 	}
 	return cs, nil

@@ -320,7 +320,7 @@ func (s *store) wantedRelays(ctx context.Context) (list []*wantedRelay, err erro
 			  FROM ports p JOIN containers c ON c.id = p.container JOIN nodes n ON n.id = p.node_id
 			  LEFT JOIN relays r ON r.container = p.container AND r.protocol = p.protocol AND r.host_port = p.host_port AND r.host_ip = p.host_ip
 			 WHERE p.protocol IN ('tcp', 'udp') AND c.state <> 'created' AND n.ip <> ''
-			   AND p.host_ip NOT LIKE '127.%' AND p.host_ip <> '::1' ORDER BY p.id`)
+			   AND p.host_ip NOT LIKE '127.%' AND p.host_ip NOT IN ('::1', 'host') ORDER BY p.id`)
 		if err != nil {
 			return err
 		}
@@ -433,16 +433,16 @@ func (e *errPortTaken) Error() string {
 // free in the whole cluster; those of the container that is replaced are.
 func (t *tx) portsFree(ports []hostPort, replaced string) error {
 	for _, want := range ports {
-		if want.first != want.last {
+		if want.first != want.last || want.ip == hostMode {
 			continue
 		}
 		taken := &errPortTaken{port: want}
 		err := t.get(`SELECT c.name, n.name FROM ports x JOIN containers c ON c.id = x.container JOIN nodes n ON n.id = c.node_id
-			 WHERE x.protocol = ?1 AND x.host_port = ?2 AND c.container_id <> ?3
+			 WHERE x.protocol = ?1 AND x.host_port = ?2 AND x.host_ip <> 'host' AND c.container_id <> ?3
 			UNION ALL SELECT c.name, n.name FROM relays r JOIN containers c ON c.id = r.container JOIN nodes n ON n.id = c.node_id
 			 WHERE r.protocol = ?1 AND r.listen_port = ?2 AND c.container_id <> ?3
 			UNION ALL SELECT r.name, n.name FROM ports x JOIN reservations r ON r.id = x.reservation JOIN nodes n ON n.id = r.node_id
-			 WHERE x.protocol = ?1 AND x.host_port = ?2 LIMIT 1`, []any{want.protocol, want.first, replaced}, &taken.holder, &taken.node)
+			 WHERE x.protocol = ?1 AND x.host_port = ?2 AND x.host_ip <> 'host' LIMIT 1`, []any{want.protocol, want.first, replaced}, &taken.holder, &taken.node)
 		if err == nil {
 			return taken
 		}
@@ -456,7 +456,7 @@ func (t *tx) portsFree(ports []hostPort, replaced string) error {
 // tryPorts refuses fixed ports that another program on the manager's host has.
 func (p *portRelay) tryPorts(ctx context.Context, ports []hostPort) error {
 	for _, want := range ports {
-		if want.first != want.last {
+		if want.first != want.last || want.ip == hostMode {
 			continue
 		}
 		addr := net.JoinHostPort(p.host, strconv.Itoa(want.first))

@@ -60,13 +60,15 @@ func (t *tx) reservationToContainer(reservation int64, first *containerRow, engi
 	} else if err != nil {
 		return err
 	}
+	which := "host_ip = 'host'" // a running container's list has told what it publishes
 	if state == "created" {
-		if _, err := t.exec("DELETE FROM ports WHERE container = ?", id); err != nil {
-			return err
-		}
-		if _, err := t.exec("UPDATE ports SET container = ?, reservation = NULL WHERE reservation = ?", id, reservation); err != nil {
-			return err
-		}
+		which = "1"
+	}
+	if _, err := t.exec("DELETE FROM ports WHERE container = ? AND "+which, id); err != nil {
+		return err
+	}
+	if _, err := t.exec("UPDATE ports SET container = ?, reservation = NULL WHERE reservation = ? AND "+which, id, reservation); err != nil {
+		return err
 	}
 	if _, err := t.exec("DELETE FROM resources WHERE container = ?", id); err != nil {
 		return err

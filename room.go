@@ -60,7 +60,7 @@ func (h *hostConfig) memoryBytes() int64 {
 
 // hostPort is a port, or a range to pick one from, on a node's address.
 type hostPort struct {
-	ip          string // "" = every address
+	ip          string // "" = every address; hostMode
 	first, last int
 	protocol    string
 }
@@ -96,9 +96,36 @@ func parseHostPort(s string) (p hostPort, err error) {
 	return p, nil
 }
 
+// hostMode stands for the address of a port that nobody publishes: it is exposed by a
+// container in the host's network. Such ports are in conflict with their like only,
+// as in classic Swarm: whether a container uses what it exposes is not known.
+const hostMode = "host"
+
+// exposed lists the ports that a container in the host's network exposes.
+func (h *hostConfig) exposed(ports map[string]struct{}) []hostPort {
+	if h.NetworkMode != "host" {
+		return nil
+	}
+	var list []hostPort
+	for _, port := range slices.Sorted(maps.Keys(ports)) {
+		number, protocol, ok := strings.Cut(port, "/")
+		if !ok {
+			protocol = "tcp"
+		}
+		if n, err := strconv.Atoi(number); err == nil && n >= 1 && n <= 65535 {
+			list = append(list, hostPort{hostMode, n, n, strings.ToLower(protocol)})
+		}
+	}
+	return list
+}
+
 // ports lists the host ports that are asked for by number; those left to the
-// engine (empty or 0) cannot be in conflict. What does not parse is the engine's to refuse.
+// engine (empty or 0) cannot be in conflict. What does not parse is the engine's to
+// refuse; in the host's network nothing is published, whatever is asked for.
 func (h *hostConfig) ports() []hostPort {
+	if h.NetworkMode == "host" {
+		return nil
+	}
 	var list []hostPort
 	for _, port := range slices.Sorted(maps.Keys(h.PortBindings)) {
 		_, protocol, ok := strings.Cut(port, "/")

@@ -256,7 +256,7 @@ CREATE TABLE ports (
   node_id     INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
   container   INTEGER REFERENCES containers (id) ON DELETE CASCADE,
   reservation INTEGER REFERENCES reservations (id) ON DELETE CASCADE,
-  host_ip     TEXT    NOT NULL,                -- '' = every address
+  host_ip     TEXT    NOT NULL,                -- '' = every address; 'host' = not published, exposed in the host's network
   host_port   INTEGER NOT NULL CHECK (host_port BETWEEN 1 AND 65535),
   last_port   INTEGER NOT NULL,                -- of a promised range; else = host_port
   protocol    TEXT    NOT NULL,                -- tcp, udp, sctp
@@ -656,7 +656,7 @@ CREATE VIEW ps AS
          datetime(c.created_at, 'unixepoch') AS created,
          coalesce((SELECT group_concat(CASE WHEN p.host_ip = '' THEN n.ip ELSE p.host_ip END || ':' || p.host_port
                           || '/' || p.protocol, ', ')
-                     FROM ports p WHERE p.container = c.id), '') AS ports
+                     FROM ports p WHERE p.container = c.id AND p.host_ip <> 'host'), '') AS ports
     FROM containers c JOIN nodes n ON n.id = c.node_id
    ORDER BY c.created_at DESC, c.id DESC;
 
