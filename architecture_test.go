@@ -77,7 +77,7 @@ var layers = []struct{ why, files string }{
 	{"the program: flags, wiring, signals, commands", "main config"},
 	{"the route table", "api"},
 	{"what each noun of the API does that is more than a pass-through; commands that a person runs",
-		"containers rename containerlist exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec reschedule move leaving rebuild plugins explain createflags simulate scratch " +
+		"containers rename containerlist exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec reschedule move leaving rebuild drain plugins explain createflags simulate scratch " +
 			"nodeadd nodecommand managerclient"},
 	{"what handlers work on, and how a container is found", "cluster"},
 	{"where things go: filters, strategies, groups, refusals", "scheduler plan workload filters groups strategyfile refusal waiting"},

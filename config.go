@@ -60,6 +60,7 @@ Usage:
                                     show where a container would go, and why
   swarmlite simulate                show where containers would have gone under another
                                     strategy or set of nodes, or how many more would fit
+  swarmlite drain -dry-run NODE     show what a drain would move, and what would stay
   swarmlite sql 'select …'          query the database, read-only
   swarmlite list                    list the nodes, from the database
   swarmlite node add ADDRESS        add a node to the cluster; node rm takes one out

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +31,11 @@ type leaving struct {
 	lastError      string
 	lacksImage     bool  // the last one failed for its image
 	candidates     int64 // unix seconds, when a node last became one that may fit
+}
+
+// queryIn is query for who is given no context.
+func (s *store) queryIn(ctx context.Context) queryFunc {
+	return func(query string, args ...any) (*sql.Rows, error) { return s.query(ctx, query, args...) }
 }
 
 // allLeaving reads what is on a node, and what speaks against moving it.

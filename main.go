@@ -55,6 +55,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 // commands are what swarmlite does beside being the manager.
 var commands = map[string]func(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error{
+	"drain":    drainCommand,
 	"explain":  explainCommand,
 	"list":     listCommand,
 	"node":     nodeCommand,

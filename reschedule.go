@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -220,7 +219,7 @@ func (s *store) forgetStays(ctx context.Context, left []int64) error {
 
 // lookAt starts attempts for what is to leave one node.
 func (m *mover) lookAt(ctx context.Context, node int64, why string) error {
-	list, err := allLeaving(func(query string, args ...any) (*sql.Rows, error) { return m.store.query(ctx, query, args...) }, node)
+	list, err := allLeaving(m.store.queryIn(ctx), node)
 	if err != nil {
 		return err
 	}

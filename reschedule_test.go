@@ -95,6 +95,23 @@ func TestDrainMovesWhatMayBeMovedAndTellsWhyTheRestStays(t *testing.T) {
 		e.addContainerBody("on-"+e.name, []byte(`{"Image":"busybox","Cmd":["sleep","inf"],"HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":"8080"}]}}}`), true)
 	}
 	f.awaitRows(t, "2", "SELECT count(*) FROM containers WHERE name LIKE 'on-%'")
+	dry, err := swarmlite(t, "drain", "-db", f.store.path, "-dry-run", "a")
+	wantDry := `CONTAINER   IMAGE     STATE     GOES TO   STAYS BECAUSE
+web         busybox   running   b         
+db          busybox   running   -         local volume data
+fixed       busybox   running   -         no node fits: 2 of 3 have port 8080/tcp in use, 1 is paused or draining (b, c; a)
+plain       busybox   running   -         no reschedule policy
+never       busybox   running   -         its reschedule policy is off
+idle        busybox   created   c         
+
+2 of 6 containers would be moved
+`
+	if err != nil || dry != wantDry {
+		t.Errorf("drain -dry-run: %v\n%s\nwant\n%s", err, dry, wantDry)
+	}
+	if got := f.rows(t, "SELECT count(*) FROM moves"); got != "0" || len(a.containerNames()) != 6 {
+		t.Errorf("a dry run has moved something: %s", got)
+	}
 	f.startMover(t, time.Hour, false)
 	f.available(t, "a", "drain")
 	f.awaitRows(t, "db|local volume data\nfixed|no node fits: 2 of 3 have port 8080/tcp in use, 1 is paused or draining (b, c; a)\nnever|its reschedule policy is off\nplain|no reschedule policy",
@@ -176,6 +193,24 @@ unnamed-policy-old|it is what was left of a move`, `SELECT CASE WHEN container L
 		t.Errorf("label of the container made behind our back: %q", got)
 	}
 	f.oracle(t)
+}
+
+func TestDrainDryRunSaysWhatItCannotDo(t *testing.T) {
+	t.Parallel()
+	_, path := clusterFile(t, standardCluster+"; UPDATE nodes SET state = 'unhealthy' WHERE id = 3")
+	for args, want := range map[string]string{
+		"-dry-run":        "drain: name one node; swarmlite drain -h tells more",
+		"node-1":          "drain: give -dry-run to see what would be moved; docker node update --availability drain node-1 drains the node",
+		"-dry-run node-9": "drain: node node-9 not found",
+		"-dry-run node-3": "drain: node node-3 is unhealthy: what is on it can be moved when it answers, or is made anew after -reschedule-after",
+	} {
+		if _, err := swarmlite(t, append([]string{"drain", "-db=" + path}, strings.Fields(args)...)...); err == nil || err.Error() != want {
+			t.Errorf("drain %s: %v, want %s", args, err, want)
+		}
+	}
+	if got, err := swarmlite(t, "drain", "-db="+path, "-dry-run", "-json", "node-1"); err != nil || got != "[]\n" {
+		t.Errorf("drain -json of an empty node: %v %s", err, got)
+	}
 }
 
 func TestAMoveThatFailsLeavesTheOldContainerAsItWas(t *testing.T) {
