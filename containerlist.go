@@ -414,7 +414,7 @@ func (c *cluster) containerSizes(ctx context.Context) (map[string]containerSize,
 	for i, e := range engines {
 		g.Go(func() error {
 			// A node that does not answer leaves its sizes out; its containers are listed all the same.
-			if err := e.getJSON(ctx, "/containers/json", "all=1&size=1", &found[i]); err != nil {
+			if err := e.getWithin(ctx, "/containers/json", "all=1&size=1", &found[i], newRoom(maxAnswer)); err != nil {
 				c.log.Warn("sizes not read", "node", e.nodeName(), "err", oneLine(err))
 			}
 			return nil

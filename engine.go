@@ -31,8 +31,8 @@ const (
 	maxCalls    = 64              // ordinary calls under way to one engine
 	maxHeavy    = 8               // pulls, builds, loads, imports and pushes under way there
 	maxHeader   = 1 << 20         // bytes of an answer's header
-	maxAnswer   = 32 << 20        // bytes of a JSON answer that we decode
-	maxItem     = 8 << 20         // bytes of one event
+	maxAnswer   = 16 << 20        // bytes of JSON that we decode of what an engine has, all lists together
+	maxItem     = 8 << 20         // bytes of JSON about one thing, or of one event
 	slowAnswers = 3               // calls over their deadline, in a row, that make a node unhealthy
 	second      = int64(1e9)
 )
@@ -446,23 +446,49 @@ func (e *engine) ping(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
-// getJSON reads path into dest at the engine's highest version. It returns
-// errNotFound for 404, and the engine's words for other refusals.
+// getJSON reads path, which is about one thing, into dest at the engine's highest
+// version. It returns errNotFound for 404, and the engine's words for other refusals.
 func (e *engine) getJSON(ctx context.Context, path, query string, dest any) error {
+	return e.getWithin(ctx, path, query, dest, newRoom(maxItem))
+}
+
+// getWithin is getJSON for answers about all that an engine has, as long as there is room.
+func (e *engine) getWithin(ctx context.Context, path, query string, dest any, room *answerRoom) error {
 	body, err := e.get(ctx, path, query)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	// One byte of room tells an answer that ends at the bound from one that is cut there.
-	lim := &io.LimitedReader{R: body, N: maxAnswer + 1}
-	if err := decodeAnswer(lim, dest); err != nil {
-		if lim.N <= 0 {
-			err = fmt.Errorf("over %d MiB", maxAnswer>>20)
-		}
+	if err := decodeAnswer(roomReader{body, room}, dest); err != nil {
 		return fmt.Errorf("bad answer to %s: %w", path, err)
 	}
 	return nil
+}
+
+// answerRoom is how many bytes one answer may have, or several together: what an
+// engine says is held in memory until it is known to be whole.
+type answerRoom struct {
+	most int64
+	left atomic.Int64
+}
+
+func newRoom(most int64) *answerRoom {
+	r := &answerRoom{most: most}
+	r.left.Store(most)
+	return r
+}
+
+type roomReader struct {
+	io.Reader
+	room *answerRoom
+}
+
+func (r roomReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if r.room.left.Add(-int64(n)) < 0 {
+		return 0, fmt.Errorf("over %d MiB", r.room.most>>20)
+	}
+	return n, err
 }
 
 // decodeAnswer reads one JSON value. A list of raw items is read item by item, or a

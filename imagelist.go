@@ -208,7 +208,7 @@ func (c *cluster) askImages(ctx context.Context, query string) ([]imageEntry, er
 	g.SetLimit(maxCalls)
 	for i, e := range engines {
 		g.Go(func() error {
-			if err := e.getJSON(ctx, "/images/json", query, &lists[i]); err != nil {
+			if err := e.getWithin(ctx, "/images/json", query, &lists[i], newRoom(maxAnswer)); err != nil {
 				c.log.Warn("images not listed", "node", e.nodeName(), "err", oneLine(err))
 			}
 			return nil

@@ -32,18 +32,19 @@ func (ns *nodes) list(ctx context.Context, e *engine) error {
 	}
 	l := lists{owed: e.marks.owes, renames: before.renames}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return e.getJSON(gctx, "/images/json", "all=1", &l.images) })
-	g.Go(func() error { return e.getJSON(gctx, "/networks", "", &l.networks) })
+	room := newRoom(maxAnswer)
+	g.Go(func() error { return e.getWithin(gctx, "/images/json", "all=1", &l.images, room) })
+	g.Go(func() error { return e.getWithin(gctx, "/networks", "", &l.networks, room) })
 	g.Go(func() error {
 		var v struct{ Volumes []json.RawMessage }
-		err := e.getJSON(gctx, "/volumes", "", &v)
+		err := e.getWithin(gctx, "/volumes", "", &v, room)
 		l.volumes = v.Volumes
 		return err
 	})
 	g.Go(func() error {
 		for try := 0; ; try++ {
 			l.containers = nil
-			if err := e.getJSON(gctx, "/containers/json", "all=1", &l.containers); err != nil {
+			if err := e.getWithin(gctx, "/containers/json", "all=1", &l.containers, room); err != nil {
 				return err
 			}
 			// An empty list after a non-empty one may be an engine that is still loading.
@@ -102,7 +103,7 @@ func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
 		return ns.readContainer(ctx, e, k.id)
 	case "images":
 		var images []json.RawMessage
-		if err := e.getJSON(ctx, "/images/json", "all=1", &images); err != nil {
+		if err := e.getWithin(ctx, "/images/json", "all=1", &images, newRoom(maxAnswer)); err != nil {
 			return err
 		}
 		var reread []string

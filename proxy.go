@@ -168,7 +168,7 @@ func (rl *relay) run(w http.ResponseWriter, r *http.Request, c *call) error {
 func answer(w http.ResponseWriter, r *http.Request, resp *http.Response, rl *relay) error {
 	copyAnswerHeaders(w.Header(), resp.Header)
 	if rl.edit != nil && resp.StatusCode == max(rl.editStatus, http.StatusOK) {
-		data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		data, err := readItem(resp)
 		if err == nil {
 			data, err = rl.edit(data)
 		}
@@ -196,6 +196,16 @@ func answer(w http.ResponseWriter, r *http.Request, resp *http.Response, rl *rel
 		panic(http.ErrAbortHandler)
 	}
 	return nil
+}
+
+// readItem reads an answer about one thing whole.
+func readItem(resp *http.Response) ([]byte, error) {
+	if resp.ContentLength > maxItem {
+		return nil, fmt.Errorf("over %d MiB", maxItem>>20)
+	}
+	data := bytes.NewBuffer(make([]byte, 0, max(bytes.MinRead, resp.ContentLength+bytes.MinRead)))
+	_, err := data.ReadFrom(roomReader{resp.Body, newRoom(maxItem)})
+	return data.Bytes(), err
 }
 
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
