@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// load is what a run of creates came to.
-type load struct {
+// goalLoad is what a run of creates came to.
+type goalLoad struct {
 	n      int
 	took   time.Duration
 	each   []time.Duration // of a create with its start, sorted
@@ -26,8 +26,8 @@ type load struct {
 	errs   []string
 }
 
-func (l *load) rate() float64 { return float64(l.n) / l.took.Seconds() }
-func (l *load) p(percent int) time.Duration {
+func (l *goalLoad) rate() float64 { return float64(l.n) / l.took.Seconds() }
+func (l *goalLoad) p(percent int) time.Duration {
 	if len(l.each) == 0 {
 		return 0
 	}
@@ -37,10 +37,10 @@ func (l *load) p(percent int) time.Duration {
 var loadRound atomic.Int64
 
 // creates makes and starts containers, atOnce at a time, until n are made or the time is up.
-func creates(url, body string, atOnce, n int, until time.Duration) *load {
+func creates(url, body string, atOnce, n int, until time.Duration) *goalLoad {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: atOnce}, Timeout: time.Minute}
 	defer client.CloseIdleConnections()
-	l := &load{byName: map[string]time.Duration{}}
+	l := &goalLoad{byName: map[string]time.Duration{}}
 	round := loadRound.Add(1)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -77,13 +77,13 @@ func creates(url, body string, atOnce, n int, until time.Duration) *load {
 
 func createStart(client *http.Client, url, name, body string) error {
 	var made struct{ Id string }
-	if err := post(client, url+"/v1.41/containers/create?name="+name, body, &made); err != nil {
+	if err := goalPost(client, url+"/v1.41/containers/create?name="+name, body, &made); err != nil {
 		return err
 	}
-	return post(client, url+"/v1.41/containers/"+made.Id+"/start", "", nil)
+	return goalPost(client, url+"/v1.41/containers/"+made.Id+"/start", "", nil)
 }
 
-func post(client *http.Client, url, body string, dest any) error {
+func goalPost(client *http.Client, url, body string, dest any) error {
 	resp, err := client.Post(url, "application/json", strings.NewReader(body))
 	if err != nil {
 		return err
@@ -99,13 +99,13 @@ func post(client *http.Client, url, body string, dest any) error {
 	return err
 }
 
-// answered is one timed GET.
-type answered struct {
+// goalAnswer is one timed GET.
+type goalAnswer struct {
 	took, first time.Duration
 	body        []byte
 }
 
-func get(t *testing.T, client *http.Client, url string) answered {
+func goalGet(t *testing.T, client *http.Client, url string) goalAnswer {
 	t.Helper()
 	began := time.Now()
 	resp, err := client.Get(url)
@@ -122,7 +122,7 @@ func get(t *testing.T, client *http.Client, url string) answered {
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("%s: %s %.200s %v", url, resp.Status, body, err)
 	}
-	return answered{time.Since(began), first, body}
+	return goalAnswer{time.Since(began), first, body}
 }
 
 // gets is the median of n of them.
@@ -132,7 +132,7 @@ func gets(t *testing.T, url string, n int) (took, first time.Duration, last []by
 	defer client.CloseIdleConnections()
 	var all, firsts []time.Duration
 	for range n {
-		a := get(t, client, url)
+		a := goalGet(t, client, url)
 		all, firsts, last = append(all, a.took), append(firsts, a.first), a.body
 	}
 	return median(all), median(firsts), last
