@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // mark names one thing on a node that changed and has to be read again. A "busy"
@@ -19,6 +20,7 @@ type marks struct {
 	mu      sync.Mutex
 	open    bool // a session is there to do the reads
 	listing bool
+	waiting bool // for more to come: see gather
 	todo    []mark
 	state   map[mark]*markState
 	running int
@@ -38,6 +40,10 @@ type markState struct {
 // maxReads is how many marks of one node are read at once.
 const maxReads = 4
 
+// gather is how long a read waits, unless somebody waits for it: what a client does to a
+// container comes in a row, create and start and the events of both, and one read serves all.
+const gather = 100 * time.Millisecond
+
 // begin lets marks in; readOne does the reading.
 func (m *marks) begin(readOne func(mark)) {
 	m.mu.Lock()
@@ -45,7 +51,7 @@ func (m *marks) begin(readOne func(mark)) {
 	if m.idle == nil {
 		m.idle = sync.NewCond(&m.mu)
 	}
-	m.open, m.readOne, m.todo, m.state = true, readOne, nil, map[mark]*markState{}
+	m.open, m.waiting, m.readOne, m.todo, m.state = true, false, readOne, nil, map[mark]*markState{}
 }
 
 // end drops what is owed: the next session lists everything.
@@ -108,6 +114,17 @@ func (m *marks) add(k mark) {
 		s = s.next
 	}
 	s.busy, s.update = s.busy || busy, s.update || update
+	if !m.waiting && len(m.todo) > 0 {
+		m.waiting = true
+		time.AfterFunc(gather, m.hurry)
+	}
+}
+
+// hurry has the reads begin that wait for more to come.
+func (m *marks) hurry() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.waiting = false
 	m.spawn()
 }
 
@@ -127,7 +144,7 @@ func (m *marks) owesLater(id string) bool {
 }
 
 func (m *marks) spawn() {
-	for m.open && !m.listing && m.running < maxReads && len(m.todo) > 0 {
+	for m.open && !m.listing && !m.waiting && m.running < maxReads && len(m.todo) > 0 {
 		k := m.todo[0]
 		m.todo = m.todo[1:]
 		s := m.state[k]
@@ -174,6 +191,10 @@ func (m *marks) wait(ctx context.Context) bool {
 				owed = append(owed, s)
 			}
 		}
+	}
+	if len(owed) > 0 {
+		m.waiting = false
+		m.spawn()
 	}
 	m.mu.Unlock()
 	for i, s := range owed {

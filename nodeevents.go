@@ -130,7 +130,12 @@ func eventMarks(ev engineEvent) []mark {
 	case "node": // of Docker's Swarm mode: the engine's part in its swarm may have changed
 		return []mark{{"info", ""}}
 	case "network":
-		marks := []mark{{"network", id}}
+		var marks []mark
+		// That a container is on a bridge, every container at its start, changes nothing in the network's
+		// list entry. Of a swarm's network it may be what brings it to this node.
+		if driver := ev.Actor.Attributes["type"]; action != "connect" && action != "disconnect" || driver != "bridge" && driver != "host" && driver != "null" {
+			marks = append(marks, mark{"network", id})
+		}
 		if ev.Actor.Attributes["name"] == "ingress" { // made when an engine joins a swarm
 			marks = append(marks, mark{"info", ""})
 		}
