@@ -113,6 +113,8 @@ var routes = []route{
 	{"POST", "/nodes/{id}/update", nodeUpdate},
 	{"DELETE", "/nodes/{id}", nodeRemove},
 	{"POST", "/swarmlite/nodes", nodeAdd},
+	{"POST", "/swarmlite/join", nodeJoin},
+	{"POST", "/swarmlite/tokens", tokenMake},
 	{"GET", "/swarm", noSwarm},
 	{"POST", "/swarm/init", noSwarm},
 	{"POST", "/swarm/join", noSwarm},

@@ -16,10 +16,11 @@ type cluster struct {
 	store     *store
 	nodes     *nodes
 	scheduler *scheduler
-	names     string          // plain, both or node: how lists name containers
-	everyNode bool            // -images=every-node: pull, load and import go to all nodes
-	engineTLS bool            // engines are spoken to in TLS unless their line says otherwise
-	named     *sources        // where nodes come from
+	names     string   // plain, both or node: how lists name containers
+	everyNode bool     // -images=every-node: pull, load and import go to all nodes
+	engineTLS bool     // engines are spoken to in TLS unless their line says otherwise
+	named     *sources // where nodes come from
+	joins     *joinLimits
 	base      context.Context // outlives requests: a create is finished when its client has gone
 	transfers transfers
 	relay     *portRelay // nil without -relay-ports

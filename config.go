@@ -64,6 +64,8 @@ Usage:
   swarmlite sql 'select …'          query the database, read-only
   swarmlite list                    list the nodes, from the database
   swarmlite node add ADDRESS        add a node to the cluster; node rm takes one out
+  swarmlite token                   make a token with which hosts join
+  swarmlite join                    run on a host: register it and keep it registered
   swarmlite version                 print the version
 
 ADDRESS is tcp://host:port, host:port, unix:///path, or ssh://user@host:port/socket;

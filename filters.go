@@ -10,11 +10,12 @@ import (
 // isHealthy is the clause that lets a query use the indexes by load.
 const isHealthy = "n.state = 'healthy'"
 
-// healthClauses refuse nodes that do not answer.
+// healthClauses refuse nodes that do not answer, or whose swarmlite join is silent.
 func healthClauses(*tx, *workload) ([]clause, error) {
 	return []clause{
 		{one: "is not healthy", many: "are not healthy", sql: isHealthy},
 		{one: "does not answer", many: "do not answer", sql: "n.answers = 1"},
+		{one: "has not renewed its registration", many: "have not renewed their registration", sql: "n.lapsed = 0"},
 	}, nil
 }
 

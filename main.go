@@ -57,10 +57,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 var commands = map[string]func(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error{
 	"drain":    drainCommand,
 	"explain":  explainCommand,
+	"join":     joinCommand,
 	"list":     listCommand,
 	"node":     nodeCommand,
 	"simulate": simulateCommand,
 	"sql":      sqlCommand,
+	"token":    tokenCommand,
 }
 
 // graceTime is how long calls under way may take after SIGTERM.
@@ -167,7 +169,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 			go certs.watch(base, reloads())
 		}
 	}
-	cl := &cluster{log: log, store: store, nodes: ns, scheduler: sched, names: c.names, everyNode: c.images == "every-node", engineTLS: c.engineTLSVerify, named: src, base: base}
+	cl := &cluster{log: log, store: store, nodes: ns, scheduler: sched, names: c.names, everyNode: c.images == "every-node", engineTLS: c.engineTLSVerify, named: src, joins: newJoinLimits(), base: base}
 	if c.relayPorts {
 		if cl.relay, err = newPortRelay(log, store, listening); err != nil {
 			return err

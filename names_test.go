@@ -144,7 +144,7 @@ func newSourcedFront(t *testing.T, db string, dns *dnsServer, lines ...nodeLine)
 	s.front = startFrontOver(t, db, nil, func(ns *nodes) { ns.resolver = dns.Resolver })
 	s.sources = newSources(s.front.log, s.front.store, s.front.nodes, lines, nil)
 	s.resolver = dns.Resolver
-	s.named = s.sources
+	s.named, s.joins = s.sources, newJoinLimits()
 	if err := s.begin(s.base); err != nil {
 		t.Fatal(err)
 	}

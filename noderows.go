@@ -54,10 +54,7 @@ func (s *store) setNodes(ctx context.Context, lines []nodeLine) (map[int64]nodeL
 // setLine writes what the operator's line says of a node, if that has changed. A name
 // takes effect when the node is connected to.
 func (t *tx) setLine(id int64, l nodeLine) error {
-	labels := jsonText(l.labels)
-	if l.labels == nil {
-		labels = "{}"
-	}
+	labels := labelText(l.labels)
 	if _, err := t.exec(`UPDATE nodes SET source = ?1, line_tls = ?2, skip_verify = ?3 WHERE id = ?4 AND (source, line_tls, skip_verify) <> (?1, ?2, ?3)`,
 		l.source, l.tls, l.noCheck, id); err != nil {
 		return err
@@ -81,6 +78,14 @@ func (t *tx) setLine(id int64, l nodeLine) error {
 		return err
 	}
 	return t.coverLabels(id, known)
+}
+
+// labelText is how line_labels has labels.
+func labelText(labels map[string]string) string {
+	if labels == nil {
+		return "{}"
+	}
+	return jsonText(labels)
 }
 
 // ownLines are the nodes that nobody names but the database: those that commands have

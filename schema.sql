@@ -32,6 +32,7 @@ CREATE TABLE nodes (
   error             TEXT    NOT NULL DEFAULT '',   -- the last error, '' when all is well
   failures          INTEGER NOT NULL DEFAULT 0,    -- in a row, 0 to 3; a node that failed lately is chosen last
   answers           INTEGER NOT NULL DEFAULT 1 CHECK (answers IN (0, 1)),   -- 0: was silent when a create needed it
+  lapsed            INTEGER NOT NULL DEFAULT 0 CHECK (lapsed IN (0, 1)),    -- 1: its swarmlite join has been silent for too long
   confirmed         INTEGER NOT NULL DEFAULT 0 CHECK (confirmed IN (0, 1)), -- 1: listed since the manager started
   cpus              INTEGER NOT NULL DEFAULT 0,
   memory_bytes      INTEGER NOT NULL DEFAULT 0,
@@ -87,6 +88,12 @@ CREATE TABLE node_sizes (
   size_class TEXT    NOT NULL,
   nodes      INTEGER NOT NULL,
   PRIMARY KEY (state, size_class)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE join_tokens (
+  /* Tokens with which hosts join (swarmlite token). A token itself is nowhere kept. */
+  hash    TEXT    PRIMARY KEY,                     -- SHA-256, hexadecimal
+  made_at INTEGER NOT NULL DEFAULT (strftime('%s','now')) -- unix seconds
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE node_info (
@@ -614,7 +621,7 @@ END;
 
 CREATE VIEW node_load AS
   /* What the scheduler selects from: each node with its room, overcommit included. */
-  SELECT n.id, n.name, n.address, n.engine_id, n.state, n.availability, n.answers, n.confirmed, n.failures,
+  SELECT n.id, n.name, n.address, n.engine_id, n.state, n.availability, n.answers, n.lapsed, n.confirmed, n.failures,
          n.containers, n.slots, n.os_type, n.architecture, n.platforms, n.api_version, n.min_api_version,
          CAST(n.cpus * 1000000000 * (1 + m.overcommit) AS INTEGER) AS nano_cpus,
          n.used_nano_cpus,
@@ -713,6 +720,9 @@ CREATE VIEW trouble AS
   SELECT 'node ' || n.state AS what, n.name AS node,
          n.address || ' since ' || datetime(n.state_at, 'unixepoch') || ': ' || n.step || ': ' || n.error AS detail
     FROM nodes n WHERE n.state IN ('pending', 'unhealthy', 'duplicate')
+  UNION ALL
+  SELECT 'not registered', n.name, 'swarmlite join on the host is silent, it takes no new containers'
+    FROM nodes n WHERE n.lapsed = 1 AND n.state <> 'removed'
   UNION ALL
   SELECT 'bad answer', n.name, n.error FROM nodes n WHERE n.state = 'healthy' AND n.error <> ''
   UNION ALL

@@ -24,6 +24,7 @@ type sources struct {
 	fixed    []nodeLine // of the command line
 	fromFile chan []nodeLine
 	applies  chan chan error
+	beats    heartbeats
 	ended    chan struct{} // closed when nobody listens to the channels any more
 
 	// What follows belongs to begin, and then to run.
@@ -44,6 +45,7 @@ const (
 	fromArguments = "arguments"
 	fromFile      = "file"
 	fromAdd       = "added"
+	fromJoin      = "joined"
 )
 
 func newSources(log *slog.Logger, s *store, ns *nodes, fixed, file []nodeLine) *sources {
@@ -55,6 +57,10 @@ func newSources(log *slog.Logger, s *store, ns *nodes, fixed, file []nodeLine) *
 // knew and nothing names any more.
 func (s *sources) begin(ctx context.Context) error {
 	s.heard(ctx, s.ask(ctx, s.dnsNames()))
+	// Who had joined before the start has all the time of a new one to be heard of.
+	if err := s.store.joined(ctx, func(id int64) { s.beats.heard(id, startTTL) }); err != nil {
+		return err
+	}
 	lines, err := s.lines(ctx)
 	if err != nil {
 		return err
@@ -79,6 +85,7 @@ func (s *sources) begin(ctx context.Context) error {
 func (s *sources) run(ctx context.Context, tick <-chan time.Time) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
+	asking.Go(func() { s.followHeartbeats(ctx) })
 	defer close(s.ended)
 	answers := make(chan map[string]found, 1)
 	due := tick // nil while the DNS is being asked
