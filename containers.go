@@ -82,8 +82,12 @@ func (c *cluster) toContainer(w http.ResponseWriter, r *http.Request, call *call
 	}
 	rl.engine, rl.path = at.engine, containerPath(r, call, at)
 	if changes {
-		rl.answered = func(int) {
+		start := strings.HasSuffix(rl.path, "/start")
+		rl.answered = func(status int) {
 			at.marks.add(mark{"container", at.id})
+			if start {
+				c.nodes.noteWork(c.base, at.engine, true, status)
+			}
 			c.relayPorts(r.Context(), at)
 		}
 	}
@@ -494,6 +498,7 @@ func (c *cluster) create(ctx context.Context, header http.Header, call *call, lo
 			c.release(ctx, p, "failed", err.Error(), took) // the client hears why it failed
 			return nil, err
 		case resp.status != http.StatusCreated:
+			c.nodes.noteWork(ctx, e, false, resp.status)
 			return resp, c.release(ctx, p, "failed", engineMessage(bytes.NewReader(resp.body)), took)
 		}
 		if err := c.createdRow(ctx, e, p, load, resp, took); err != nil {

@@ -75,6 +75,7 @@ type engine struct {
 	lastAnswer atomic.Int64  // monotonic nanoseconds, see now
 	inSwarm    atomic.Bool   // of Docker's own, Swarm mode
 	timeouts   atomic.Int32  // in a row
+	failed     atomic.Int32  // starts and creates it failed at lately: see noteWork
 	suspect    chan struct{} // a call ran out: probe now
 	tried      chan struct{} // closed when the first attempt to connect has ended, well or not
 	triedOnce  sync.Once

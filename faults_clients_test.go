@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -212,7 +211,7 @@ func TestF39AManagerThatIsOutOfDescriptors(t *testing.T) {
 			t.Errorf("answer = %s", resp.Status)
 		}
 	}
-	t.Logf("%d served, %d refused, %d closed; %s files open", served, refused, closed, openFiles(m))
+	t.Logf("%d served, %d refused, %d closed; %d files open", served, refused, closed, openCount(t, m))
 	if served < 50 || refused == 0 {
 		t.Errorf("%d of 1000 were served and %d refused, want some of each", served, refused)
 	}
@@ -259,12 +258,6 @@ func TestF39AManagerThatIsOutOfDescriptors(t *testing.T) {
 	}
 	faultHeld(t, 39, "of 1,000 connections under a limit of 256 files, "+strconv.Itoa(refused+closed)+" are refused; creates and the database work on")
 	m.oracle(t, a.addr(), b.addr())
-}
-
-// openFiles tells how many descriptors the manager has open.
-func openFiles(m *manager) string {
-	out, _ := exec.Command("sh", "-c", fmt.Sprintf("ls /proc/%d/fd | wc -l", m.cmd.Process.Pid)).Output()
-	return strings.TrimSpace(string(out))
 }
 
 // cpuTime is what the manager has used so far.

@@ -344,3 +344,59 @@ func TestF22CertificatesOfEnginesThatAreNoGood(t *testing.T) {
 		})
 	}
 }
+
+// F12: an engine that pings, creates, and cannot start anything.
+func TestF12AnEngineThatCannotStartContainers(t *testing.T) {
+	t.Parallel()
+	a, b := newFakeEngine(t, hostNamed("a")), newFakeEngine(t, hostNamed("b"))
+	f := newFront(t, a, b)
+	b.addContainer("", "busybox", true, nil)
+	b.addContainer("", "busybox", true, nil)
+	b.addContainer("", "busybox", true, nil) // so that a is the one to be picked
+	f.oracle(t)
+	const full = "mkdir /var/lib/docker/overlay2/x: no space left on device"
+	undo := a.fail("POST", "/start$", http.StatusInternalServerError, jsonText(map[string]string{"message": full}))
+	for i := range penaltyAfter {
+		name := fmt.Sprint("c", i)
+		if status, answer := f.call(t, "POST", "/containers/create?name="+name, sleepBody); status != http.StatusCreated {
+			t.Fatalf("create = %d %s", status, answer)
+		}
+		if !slices.Contains(a.containerNames(), name) {
+			t.Fatalf("%s is not on the node with the most room", name)
+		}
+		if status, answer := f.call(t, "POST", "/containers/"+name+"/start", ""); status != http.StatusInternalServerError || message(answer) != full {
+			t.Errorf("start = %d %s, want the engine's 500", status, answer)
+		}
+	}
+	if n := a.count("POST", "/start$") + b.count("POST", "/start$"); n != penaltyAfter {
+		t.Errorf("%d starts were asked of engines for %d of the client", n, penaltyAfter)
+	}
+	for range penaltyAfter {
+		f.call(t, "DELETE", "/containers/"+a.containerNames()[0], "")
+	}
+	f.make(t, "next", sleepBody)
+	if !slices.Contains(b.containerNames(), "next") {
+		t.Error("a node that fails at every start is chosen first all the same")
+	}
+	if got := f.states(t); got != "a=healthy\nb=healthy" {
+		t.Errorf("states = %s, want the node kept", got)
+	}
+	undo()
+	var engine *engine
+	for _, e := range f.nodes.all() {
+		if e.nodeName() == "a" {
+			engine = e
+		}
+	}
+	for range 2 { // minutes
+		if err := f.nodes.calm(t.Context(), engine); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.make(t, "later", sleepBody)
+	if !slices.Contains(a.containerNames(), "later") {
+		t.Error("the node is not forgiven after two minutes")
+	}
+	f.oracle(t)
+	faultHeld(t, 12, "500 passed on once each, after 3 the node comes last, and is forgiven later")
+}

@@ -589,7 +589,7 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 				if err := e.ping(ctx, probeWait); err != nil {
 					return &stepError{"ping", err}
 				}
-			} else if err := ns.store.nodeCalm(ctx, e.id); err != nil {
+			} else if err := ns.calm(ctx, e); err != nil {
 				return &stepError{"write node", err}
 			}
 			if e.inSwarm.Load() { // no event tells that an engine has left its swarm
