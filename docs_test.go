@@ -2,6 +2,8 @@ package main
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -45,5 +47,50 @@ func TestAPIDocsNameEveryRoute(t *testing.T) {
 	}
 	if n := len(slices.Compact(slices.Sorted(slices.Values(documented)))); n != len(documented) {
 		t.Errorf("docs/api.md has %d operations, %d of them different", len(documented), n)
+	}
+}
+
+// TestRouteTableHasEveryOperation holds the route table against Docker's own description
+// of its API, every version of it that the module of Docker's client has.
+func TestRouteTableHasEveryOperation(t *testing.T) {
+	t.Parallel()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/docker/docker").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "docs/api/v1.*.yaml"))
+	if err != nil || len(files) < 20 {
+		t.Fatalf("descriptions of the API in %s: %q, %v", dir, files, err)
+	}
+	name := regexp.MustCompile(`\{[^}]*\}`)
+	routed := map[string]bool{}
+	for _, r := range routes {
+		routed[r.method+" "+name.ReplaceAllString(r.path, "{}")] = true
+	}
+	line := regexp.MustCompile(`^  "?(/[^":]*)"?:|^    (get|head|post|put|delete|patch):`)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, paths, _ := strings.Cut(string(text), "\npaths:\n")
+		path, n := "", 0
+		for l := range strings.Lines(paths) {
+			m := line.FindStringSubmatch(l)
+			if m == nil {
+				continue
+			}
+			if m[1] != "" {
+				path = name.ReplaceAllString(m[1], "{}")
+				continue
+			}
+			n++
+			if op := strings.ToUpper(m[2]) + " " + path; !routed[op] {
+				t.Errorf("%s has %s, the route table has not", filepath.Base(file), op)
+			}
+		}
+		if n < 90 {
+			t.Errorf("%s: %d operations were read, want at least 90", filepath.Base(file), n)
+		}
 	}
 }
