@@ -25,7 +25,7 @@ func BenchmarkLogsAndCopy(b *testing.B) {
 	m.start(b)
 	m.ready(b)
 	e.docker(b, "run", "-d", "--name", "big", "busybox", "sh", "-c",
-		fmt.Sprintf("yes 'a line of a log as programs write them, neither short nor long' | head -c %d; head -c %[1]d /dev/zero >/file; echo made; exec sleep 1d", benchStream))
+		fmt.Sprintf("yes '%s' | head -c %d; head -c %[2]d /dev/zero >/file; echo made; exec sleep 1d", strings.Repeat("a line of a log ", 12), benchStream))
 	eventually(b, 10*time.Minute, func() error {
 		if !strings.Contains(e.docker(b, "logs", "--tail", "1", "big"), "made") {
 			return fmt.Errorf("the container still makes its gigabytes")

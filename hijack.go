@@ -148,7 +148,7 @@ func (s *session) watch(over <-chan struct{}) {
 // copyUntil copies to the end of from, or the first error, and tells the two sides'
 // errors apart. before is called ahead of each read, unless it is nil.
 func copyUntil(to io.Writer, from io.Reader, before func()) (readErr, writeErr error) {
-	buf := buffers.Get().(*[32 << 10]byte)
+	buf := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buf)
 	for {
 		if before != nil {

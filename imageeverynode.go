@@ -245,7 +245,7 @@ func (s *bodySplit) pour() {
 	if s.in == nil {
 		return
 	}
-	buf := buffers.Get().(*[32 << 10]byte)
+	buf := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buf)
 	var end error
 	for taken := true; taken && end == nil; {

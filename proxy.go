@@ -208,11 +208,11 @@ func readItem(resp *http.Response) ([]byte, error) {
 	return data.Bytes(), err
 }
 
-var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 // copyBody copies to w, flushing after each piece of a stream.
 func copyBody(w http.ResponseWriter, body io.Reader, stream bool) error {
-	buf := buffers.Get().(*[32 << 10]byte)
+	buf := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buf)
 	flush := http.NewResponseController(w)
 	for {
