@@ -1,9 +1,14 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -151,5 +156,92 @@ theirs|node-3|2001-09-09 01:46:40|now`)
 	st.sql(t, "DELETE FROM networks WHERE name = 'front'; DELETE FROM volumes WHERE name = 'data'")
 	if got := st.one(t, "SELECT count(*) FROM placements WHERE kind <> 'container' AND ended_at > 1000000300"); got != "2" {
 		t.Errorf("%s placements of a network and a volume have ended, want 2", got)
+	}
+}
+
+// BenchmarkHistory is what a long history costs: a start (the database's part of it),
+// docker ps, and a placement, with the ledgers empty, with a million rows in each of
+// them, and while these are trimmed.
+func BenchmarkHistory(b *testing.B) {
+	for _, rows := range []int{0, 1_000_000} {
+		st := benchNodes(b, 30)
+		for node := range int64(30) {
+			var list []json.RawMessage
+			for i := range 100 {
+				list = append(list, entry(fmt.Sprintf("%032x%032x", node, i), fmt.Sprintf("web-%d-%d", node, i), nil))
+			}
+			if _, err := st.putLists(b.Context(), node+1, lists{containers: list}, 0); err != nil {
+				b.Fatal(err)
+			}
+		}
+		st.sql(b, fmt.Sprintf(`
+			WITH RECURSIVE k (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < %[1]d)
+			INSERT INTO placements (at, name, image, request, strategy, nodes, fitting, node_id, node, score, outcome, container_id, ended_at)
+			SELECT strftime('%%s', 'now') - (%[1]d - i) * 16, 'web-' || i, 'busybox', '{"memory_bytes":67108864}', 'spread', 30, 30, i %% 30 + 1, 'node-' || (i %% 30 + 1), 200, 'created', printf('%%064x', i), 1 FROM k WHERE %[1]d > 0;
+			INSERT INTO placement_nodes SELECT id, node, 'tcp://' || node, '', 200 FROM placements;
+			WITH RECURSIVE k (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < %[1]d)
+			INSERT INTO events (at_nano, node_id, node, time_nano, type, action, actor, body)
+			SELECT (strftime('%%s', 'now') - (%[1]d - i)) * 1000000000, i %% 30 + 1, 'node-1', i, 'container', 'start', printf('%%064x', i), '{"Type":"container","Action":"start"}' FROM k WHERE %[1]d > 0`, rows))
+		run := func(name string, f func(b *testing.B)) { b.Run(fmt.Sprintf("rows=%d/%s", rows, name), f) }
+		path := filepath.Join(b.TempDir(), "copy.db")
+		if _, err := st.ro.ExecContext(b.Context(), "PRAGMA query_only = 0; VACUUM INTO ?", path); err != nil {
+			b.Fatal(err)
+		}
+		log := slog.New(slog.DiscardHandler)
+		run("start", func(b *testing.B) {
+			for b.Loop() {
+				again, err := openStore(b.Context(), log, path)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := again.begin(b.Context(), managerRow{strategy: "spread"}); err != nil {
+					b.Fatal(err)
+				}
+				again.close()
+			}
+		})
+		again, err := openStore(b.Context(), log, path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		again.sql(b, "UPDATE nodes SET state = 'healthy'")
+		run("ps", func(b *testing.B) {
+			c := &cluster{store: again, nodes: newNodes(nil, again, nil), names: "plain"}
+			req, err := http.NewRequest(http.MethodGet, "/containers/json?all=1", nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				if err := containerList(c, &nowhere{header: http.Header{}}, req, &call{version: 1041, query: req.URL.Query()}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		sc := testScheduler(b, again, "spread")
+		place := func(b *testing.B) {
+			var took []time.Duration
+			for b.Loop() {
+				began := time.Now()
+				if _, err := sc.placeBody(b.Context(), b, "", `{"Image": "busybox"}`); err != nil {
+					b.Fatal(err)
+				}
+				took = append(took, time.Since(began))
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds()), "us-median")
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "us-p99")
+		}
+		run("place", place)
+		ctx, stop := context.WithCancel(b.Context())
+		trimmed := make(chan struct{})
+		go func() {
+			defer close(trimmed)
+			again.trim(ctx, log, history{day, 1000})
+		}()
+		run("place-while-trimmed", place)
+		b.Logf("rows=%d: %s placements and %s events are left", rows, again.one(b, "SELECT count(*) FROM placements"), again.one(b, "SELECT count(*) FROM events"))
+		stop()
+		<-trimmed
+		again.close()
 	}
 }
