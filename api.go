@@ -371,6 +371,7 @@ func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // fail answers err as Docker does. It does so although the client may have gone: one
 // that has only closed its own direction looks the same and waits for the answer.
 func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
+	a.cluster.store.note(err)
 	err = storeError(err)
 	if errors.Is(err, context.Canceled) {
 		err = errBrokeOff

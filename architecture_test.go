@@ -86,7 +86,7 @@ var layers = []struct{ why, files string }{
 	{"the live connection to the daemon on a node", "engine upstream marks ssh names containercalls"},
 	{"which engines there are, and who they are", "tls discovery"},
 	{"questions to a database by people", "sqlcommand"},
-	{"all state", "store storefile storecarry history"},
+	{"all state", "store storefile storecarry storewatch storewriter history"},
 	{"words, numbers and JSON: what knows of nothing else", "expr room platform resources body listfilters apiversion errors connlimits"},
 }
 

@@ -77,6 +77,7 @@ type engine struct {
 	timeouts   atomic.Int32  // in a row
 	failed     atomic.Int32  // starts and creates it failed at lately: see noteWork
 	suspect    chan struct{} // a call ran out: probe now
+	unwritten  chan error    // what was read of it could not be written
 	tried      chan struct{} // closed when the first attempt to connect has ended, well or not
 	triedOnce  sync.Once
 	began      atomic.Int64                  // monotonic nanoseconds, when it was connected to
@@ -128,7 +129,7 @@ var errNoAnswer = errors.New("no answer in time")
 // Without certs TCP is plain; sockets always are. Without verify any certificate of
 // the engine will do.
 func newEngine(id int64, addr string, certs *certSource, verify bool, ssh *sshClient) (*engine, error) {
-	e := &engine{id: id, addr: addr, calls: make(chan struct{}, maxCalls), heavy: make(chan struct{}, maxHeavy), suspect: make(chan struct{}, 1),
+	e := &engine{id: id, addr: addr, calls: make(chan struct{}, maxCalls), heavy: make(chan struct{}, maxHeavy), suspect: make(chan struct{}, 1), unwritten: make(chan error, 1),
 		tried: make(chan struct{})}
 	lost := make(chan struct{})
 	e.lost.Store(&lost)

@@ -201,6 +201,9 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	select {
 	case err := <-failed:
 		return err
+	case <-store.failed:
+		srv.Close()
+		return store.failure.Load()
 	case <-ctx.Done():
 	case sig := <-signals:
 		log.Info("stopping", "signal", sig.String())

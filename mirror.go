@@ -70,9 +70,16 @@ func (ns *nodes) list(ctx context.Context, e *engine) error {
 }
 
 // readMark reads one thing again and writes or deletes its row. What goes wrong
-// is left to the next list.
+// is left to the next list, which comes soon if it was the database.
 func (ns *nodes) readMark(ctx context.Context, e *engine, k mark) {
 	if err := ns.readThing(ctx, e, k); err != nil && ctx.Err() == nil {
+		if isStoreFault(err) {
+			select {
+			case e.unwritten <- err:
+			default:
+			}
+			return
+		}
 		ns.log.Warn("not read again", "node", e.nodeName(), "what", k.kind, "id", k.id, "err", err)
 	}
 }

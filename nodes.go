@@ -19,6 +19,7 @@ const (
 	probeEvery   = 10 * time.Second // a quiet engine is pinged; with probeWait a hung one is found within 20 s
 	listEvery    = time.Minute      // events are a hint: the whole node is listed again
 	firstRetry   = 500 * time.Millisecond
+	storeRetry   = 3 * time.Second  // while the database cannot be written
 	lastRetry    = 5 * time.Second  // a node that comes back is healthy within 6 s
 	flapRetry    = 30 * time.Second // of a node whose connections keep ending young
 	youngAge     = 30 * time.Second
@@ -322,7 +323,7 @@ func (ns *nodes) settle(ctx context.Context) bool {
 // nothing of the engine: what stands between may have cut it. So the node stays
 // healthy if the next session begins at once.
 func (ns *nodes) watch(ctx context.Context, e *engine) {
-	pause, young := firstRetry, 0
+	pause, young, unwritten := firstRetry, 0, ""
 	for {
 		began := monotonic()
 		err := ns.session(ctx, e)
@@ -330,6 +331,19 @@ func (ns *nodes) watch(ctx context.Context, e *engine) {
 			ns.log.Info("events cut, asked for again", "node", e.nodeName(), "err", err)
 			continue
 		}
+		if isStoreFault(err) && e.healthy.Load() && ctx.Err() == nil {
+			// That says nothing of the engine: calls to it go on. What it tells is written when that is possible.
+			if err.Error() != unwritten || time.Duration(monotonic()-began) > youngAge {
+				unwritten = err.Error()
+				ns.log.Error("what the node tells is not written", "node", e.nodeName(), "err", err)
+			}
+			select {
+			case <-time.After(storeRetry/2 + rand.N(storeRetry/2)):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		unwritten = ""
 		msg := err.Error()
 		wasHealthy := e.healthy.Load()
 		if wasHealthy || e.trouble.Load() == nil {
@@ -546,6 +560,8 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 			}
 		case err := <-broken:
 			return &stepError{"events", fmt.Errorf("%w: %w", errStreamEnded, err)}
+		case err := <-e.unwritten:
+			return &stepError{"write what was read", err}
 		case <-e.suspect:
 			if e.timeouts.Load() >= slowAnswers {
 				return &stepError{"calls", fmt.Errorf("%d calls in a row had no answer in time", slowAnswers)}
@@ -583,7 +599,9 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 				ns.log.Warn("reservations not settled", "node", e.nodeName(), "err", err)
 			}
 		case <-again.C:
-			if err := ns.list(ctx, e); err != nil {
+			if err := ns.list(ctx, e); isStoreFault(err) {
+				return &stepError{"list", err}
+			} else if err != nil {
 				// A list that fails deletes nothing; whether the engine lives is the ping's to say.
 				ns.log.Warn("node not listed", "node", e.nodeName(), "err", err)
 				if err := e.ping(ctx, probeWait); err != nil {

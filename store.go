@@ -7,11 +7,13 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"modernc.org/sqlite"
@@ -29,8 +31,9 @@ const (
 	// lower number is upgraded, so whoever changes what rows mean looks at carryOver too.
 	schemaVersion = 2
 
-	writeBatch = 64              // waiting writes that share one commit
-	busyWait   = 5 * time.Second // how long a write waits for a lock held by a sqlite3 shell
+	writeBatch = 64                     // waiting writes that share one commit
+	busyWait   = 5 * time.Second        // how long a write waits for a lock held by a sqlite3 shell
+	lockTry    = 200 * time.Millisecond // how long SQLite itself waits for it, before others may join the wait
 )
 
 var (
@@ -59,10 +62,14 @@ type store struct {
 
 	writes chan *write
 	stop   chan struct{}
-	done   chan struct{} // closed when the writer has ended
-	wrote  chan struct{} // something was committed: the WAL wants folding
-	finish chan struct{} // the writer is to fold what is left
-	folded chan struct{} // closed when the folder has ended
+	done   chan struct{}  // closed when the writer has ended
+	wrote  chan struct{}  // something was committed: the WAL wants folding
+	ops    chan func(*tx) // for the writer's connection, outside a transaction
+
+	watched chan struct{} // closed when watch has ended
+	failure atomic.Pointer[storeFailure]
+	failed  chan struct{} // closed when there is a failure
+	rescued string        // a copy of a database whose file was lost; read after watch has ended
 
 	prepared sync.Map // SQL text → *sql.Stmt on ro
 
@@ -97,68 +104,6 @@ func (b *bell) ring() {
 	}
 }
 
-// write is one function waiting for its turn in the writer's next transaction.
-type write struct {
-	fn   func(*tx) error
-	done chan error
-}
-
-// tx is a running write transaction. Its statements stay prepared between transactions.
-type tx struct {
-	ctx       context.Context
-	conn      *sql.Conn
-	stmts     map[string]*sql.Stmt
-	newEvents bool
-}
-
-func (t *tx) prepare(query string) (*sql.Stmt, error) {
-	if st, ok := t.stmts[query]; ok {
-		return st, nil
-	}
-	st, err := t.conn.PrepareContext(t.ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	// The shapes of placement queries are many but not endless; a flood of odd ones starts afresh.
-	if len(t.stmts) >= 500 {
-		t.forget()
-	}
-	t.stmts[query] = st
-	return st, nil
-}
-
-func (t *tx) forget() {
-	for q, st := range t.stmts {
-		st.Close()
-		delete(t.stmts, q)
-	}
-}
-
-func (t *tx) exec(query string, args ...any) (sql.Result, error) {
-	st, err := t.prepare(query)
-	if err != nil {
-		return nil, err
-	}
-	return st.ExecContext(t.ctx, args...)
-}
-
-func (t *tx) query(query string, args ...any) (*sql.Rows, error) {
-	st, err := t.prepare(query)
-	if err != nil {
-		return nil, err
-	}
-	return st.QueryContext(t.ctx, args...)
-}
-
-// get scans the only row of a query into dest, or returns errNotFound.
-func (t *tx) get(query string, args []any, dest ...any) error {
-	st, err := t.prepare(query)
-	if err != nil {
-		return err
-	}
-	return oneRow(st.QueryRowContext(t.ctx, args...).Scan(dest...))
-}
-
 func oneRow(err error) error {
 	if errors.Is(err, sql.ErrNoRows) {
 		return errNotFound
@@ -181,8 +126,8 @@ func openStore(ctx context.Context, log *slog.Logger, path string) (*store, erro
 	s := &store{
 		path: path, log: log, lock: lock,
 		writes: make(chan *write, writeBatch), stop: make(chan struct{}), done: make(chan struct{}),
-		wrote: make(chan struct{}, 1), finish: make(chan struct{}, 1), folded: make(chan struct{}),
-		eventsCh: make(chan struct{}),
+		wrote: make(chan struct{}, 1), ops: make(chan func(*tx), 1), watched: make(chan struct{}),
+		failed: make(chan struct{}), eventsCh: make(chan struct{}),
 	}
 	err = settleFile(ctx, log, path, found)
 	if err == nil {
@@ -197,73 +142,37 @@ func openStore(ctx context.Context, log *slog.Logger, path string) (*store, erro
 
 // open connects the writer and the readers and starts the writer goroutine.
 func (s *store) open(ctx context.Context) error {
-	common := fmt.Sprintf("_pragma=busy_timeout(%d)&_pragma=foreign_keys(1)&_pragma=cache_size(-16000)&_pragma=temp_store(2)", busyWait.Milliseconds())
+	// mode=rw: a file that is deleted meanwhile is not made anew, empty.
+	common := "mode=rw&_pragma=foreign_keys(1)&_pragma=cache_size(-16000)&_pragma=temp_store(2)"
 	var err error
 	// wal_autocheckpoint(0): a checkpoint in the middle of a create costs it 10 to 20 ms
-	// and more; fold makes them on a connection of its own.
-	s.rw, err = sql.Open("sqlite", dsn(s.path, common+"&_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=wal_autocheckpoint(0)&_pragma=recursive_triggers(1)"))
+	// and more; watch makes them on a connection of its own.
+	s.rw, err = sql.Open("sqlite", dsn(s.path, fmt.Sprintf("%s&_pragma=busy_timeout(%d)&_pragma=journal_mode(wal)&_pragma=synchronous(normal)"+
+		"&_pragma=wal_autocheckpoint(0)&_pragma=journal_size_limit(%d)", common, lockTry.Milliseconds(), bigLog)))
 	if err != nil {
 		return err
 	}
 	s.rw.SetMaxOpenConns(1)
 	conn, err := s.rw.Conn(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		err = conn.QueryRowContext(ctx, "SELECT 1 FROM manager").Scan(new(int))
 	}
-	if err := conn.QueryRowContext(ctx, "SELECT 1 FROM manager").Scan(new(int)); err != nil {
-		conn.Close()
-		return err
+	var files [2]fs.FileInfo
+	if err == nil {
+		files, err = stateFiles(s.path)
 	}
-	s.ro, err = sql.Open("sqlite", dsn(s.path, common+"&_pragma=query_only(1)"))
+	if err == nil {
+		s.ro, err = sql.Open("sqlite", dsn(s.path, fmt.Sprintf("%s&_pragma=busy_timeout(%d)&_pragma=query_only(1)", common, busyWait.Milliseconds())))
+	}
 	if err != nil {
+		s.rw.Close()
 		return err
 	}
 	s.ro.SetMaxOpenConns(8)
 	s.ro.SetMaxIdleConns(4)
 	go s.writer(context.WithoutCancel(ctx), conn)
-	go s.fold(context.WithoutCancel(ctx))
+	go s.watch(context.WithoutCancel(ctx), files)
 	return nil
-}
-
-const (
-	foldEvery = time.Second // how often the WAL is folded into the file while there are writes
-	bigLog    = 8 << 20     // bytes of a WAL that the writer has to help with
-)
-
-// fold copies the WAL into the file now and then, beside the writer: a passive
-// checkpoint waits for nobody and keeps nobody waiting. (Before SQLite 3.51.3 two
-// connections at once on a WAL could corrupt it; a test asserts our version.) Under a
-// steady stream of writes it never gets to the end, and only a WAL that was folded to
-// the end is begun anew: then the writer folds the little that is left.
-func (s *store) fold(ctx context.Context) {
-	defer close(s.folded)
-	db, err := sql.Open("sqlite", dsn(s.path, "_pragma=wal_autocheckpoint(0)"))
-	if err != nil {
-		return // cannot be: the driver is the one that open has used
-	}
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	tick := time.NewTicker(foldEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-s.done:
-			return
-		}
-		select {
-		case <-s.wrote:
-			db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)") // the next one finds what this one leaves
-		default:
-			continue
-		}
-		if log, err := os.Lstat(s.path + "-wal"); err == nil && log.Size() > bigLog {
-			select {
-			case s.finish <- struct{}{}:
-			default:
-			}
-		}
-	}
 }
 
 // close ends the writer after the writes that already wait, folds the WAL into
@@ -271,124 +180,14 @@ func (s *store) fold(ctx context.Context) {
 func (s *store) close() {
 	close(s.stop)
 	<-s.done
-	<-s.folded
+	<-s.watched
 	s.prepared.Range(func(_, st any) bool { st.(*sql.Stmt).Close(); return true })
 	s.ro.Close()
 	s.rw.Close()
+	if s.rescued != "" {
+		s.putBack()
+	}
 	s.lock.Close()
-}
-
-// write runs fn in a write transaction and returns when it is committed, or fn
-// has refused and nothing of it is kept. fn must not wait for anything but SQL.
-// A client that leaves does not undo a write that waits its turn.
-func (s *store) write(ctx context.Context, fn func(*tx) error) error {
-	w := &write{fn: fn, done: make(chan error, 1)}
-	select {
-	case s.writes <- w:
-	case <-s.stop:
-		return errClosed
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case err := <-w.done:
-		return err
-	case <-s.done:
-		select {
-		case err := <-w.done:
-			return err
-		default:
-			return errClosed
-		}
-	}
-}
-
-// writer is the one goroutine that writes: it takes all that waits, up to
-// writeBatch, into one transaction.
-func (s *store) writer(ctx context.Context, conn *sql.Conn) {
-	defer close(s.done)
-	defer conn.Close()
-	t := &tx{ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{}}
-	batch := make([]*write, 0, writeBatch)
-	for {
-		batch = batch[:0]
-		select {
-		case w := <-s.writes:
-			batch = append(batch, w)
-		case <-s.finish:
-			t.exec("PRAGMA wal_checkpoint(PASSIVE)")
-			continue
-		case <-s.stop:
-			for {
-				select {
-				case w := <-s.writes:
-					s.commit(t, []*write{w})
-				default:
-					t.exec("PRAGMA wal_checkpoint(TRUNCATE)")
-					t.forget() // SQLite deletes the WAL only with the last connection that has no statements
-					return
-				}
-			}
-		}
-	fill:
-		for len(batch) < writeBatch {
-			select {
-			case w := <-s.writes:
-				batch = append(batch, w)
-			default:
-				break fill
-			}
-		}
-		s.commit(t, batch)
-		select {
-		case s.wrote <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// commit runs a batch in one transaction, each function in a savepoint of its
-// own so that one that refuses takes nothing with it.
-func (s *store) commit(t *tx, batch []*write) {
-	errs := make([]error, len(batch))
-	t.newEvents = false
-	_, err := t.exec("BEGIN IMMEDIATE")
-	if err == nil {
-		for i, w := range batch {
-			errs[i] = t.inSavepoint(w.fn)
-		}
-		if _, err = t.exec("COMMIT"); err != nil {
-			t.exec("ROLLBACK")
-		}
-	}
-	if err == nil && t.newEvents {
-		s.wakeEvents()
-	}
-	for i, w := range batch {
-		if err != nil {
-			errs[i] = storeError(err)
-		}
-		w.done <- errs[i]
-	}
-}
-
-func (t *tx) inSavepoint(fn func(*tx) error) (err error) {
-	if _, err := t.exec("SAVEPOINT one"); err != nil {
-		return err
-	}
-	// A panic in a write must not take the writer with it: every later request would wait for ever.
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("write: panic: %v", p)
-		}
-		if err != nil {
-			t.exec("ROLLBACK TO one")
-		}
-		if _, e := t.exec("RELEASE one"); err == nil {
-			err = e
-		}
-	}()
-	return fn(t)
 }
 
 // storeError turns what SQLite says into the words a client gets: creates and
@@ -397,8 +196,17 @@ func storeError(err error) error {
 	if sqliteCode(err) == 0 {
 		return err
 	}
-	return errorf(503, "state database: %s", storeWords(err))
+	return &storeFault{errorf(503, "state database: %s", storeWords(err))}
 }
+
+// storeFault is an error that says nothing of engines: the database cannot be
+// read or written just now.
+type storeFault struct{ error }
+
+func (f *storeFault) Unwrap() error { return f.error }
+
+// isStoreFault tells whether the database, and nothing else, is the cause.
+func isStoreFault(err error) bool { return sqliteCode(err) != 0 || errors.As(err, new(*storeFault)) }
 
 // storeReason is err with what SQLite says in a person's words.
 func storeReason(err error) error {
@@ -437,6 +245,7 @@ func (s *store) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
 	}
 	st, err := s.ro.PrepareContext(ctx, query)
 	if err != nil {
+		s.note(err)
 		return nil, err
 	}
 	if old, loaded := s.prepared.LoadOrStore(query, st); loaded {
@@ -460,7 +269,9 @@ func (s *store) get(ctx context.Context, query string, args []any, dest ...any) 
 	if err != nil {
 		return err
 	}
-	return oneRow(st.QueryRowContext(ctx, args...).Scan(dest...))
+	err = oneRow(st.QueryRowContext(ctx, args...).Scan(dest...))
+	s.note(err)
+	return err
 }
 
 // newEvents returns a channel that is closed when the next event rows are committed.

@@ -89,7 +89,7 @@ func (s *store) one(t testing.TB, query string, args ...any) string {
 func TestStorePragmas(t *testing.T) {
 	t.Parallel()
 	st := testStore(t)
-	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "1", "foreign_keys": "1", "busy_timeout": "5000", "wal_autocheckpoint": "0", "temp_store": "2"} {
+	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "1", "foreign_keys": "1", "busy_timeout": "200", "wal_autocheckpoint": "0", "journal_size_limit": "8388608", "temp_store": "2"} {
 		var got string
 		err := st.write(t.Context(), func(t *tx) error { return t.get("PRAGMA "+pragma, nil, &got) })
 		if err != nil || got != want {

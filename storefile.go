@@ -148,7 +148,40 @@ func settleFile(ctx context.Context, log *slog.Logger, path string, found fileSt
 	case version < schemaVersion:
 		return upgrade(ctx, log, path, version)
 	}
+	same, err := sameSchema(ctx, path)
+	if err != nil || same {
+		return err
+	}
+	// Made by a build between two releases; or a text in the list of tables is damaged.
+	if err := upgrade(ctx, log, path, version); err != nil {
+		return rebuild(ctx, log, path, "the tables are not those of schema "+fmt.Sprint(version)+": "+err.Error())
+	}
 	return nil
+}
+
+// sameSchema tells whether the file has the tables, indexes, triggers and views of
+// schema.sql, to the letter.
+func sameSchema(ctx context.Context, path string) (bool, error) {
+	var texts [2]string
+	for i, name := range []string{dsn(path, "mode=rw"), ":memory:"} {
+		db, err := sql.Open("sqlite", name)
+		if err != nil {
+			return false, err
+		}
+		defer db.Close()
+		db.SetMaxOpenConns(1)
+		if i == 1 {
+			_, err = db.ExecContext(ctx, schema)
+		}
+		if err == nil {
+			err = db.QueryRowContext(ctx, `SELECT group_concat(type || name || tbl_name || coalesce(sql, ''), char(10) ORDER BY type, name)
+				FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%'`).Scan(&texts[i])
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return texts[0] == texts[1], nil
 }
 
 // maxChecked is the size of a file that is read whole at the start, which takes about
@@ -256,6 +289,21 @@ func makeFile(ctx context.Context, path string, from *source, ready func() error
 		return plain(err)
 	}
 	return syncDir(path)
+}
+
+// putBack gives the copy of a database that was deleted its place. Where another file is
+// now, it is left alone.
+func (s *store) putBack() {
+	if _, err := os.Lstat(s.path); !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	err := removeAll(s.path, "-wal", "-shm")
+	if err == nil {
+		err = os.Rename(s.rescued, s.path)
+	}
+	if err != nil {
+		s.log.Error("state database not put back", "db", s.path, "rescued", s.rescued, "err", err)
+	}
 }
 
 // emptyFile makes a file that only we may read.

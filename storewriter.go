@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// write is one function waiting for its turn in the writer's next transaction.
+type write struct {
+	fn    func(*tx) error
+	done  chan error
+	since time.Time
+}
+
+// tx is a running write transaction. Its statements stay prepared between transactions.
+type tx struct {
+	ctx       context.Context
+	conn      *sql.Conn
+	stmts     map[string]*sql.Stmt
+	newEvents bool
+}
+
+func (t *tx) prepare(query string) (*sql.Stmt, error) {
+	if st, ok := t.stmts[query]; ok {
+		return st, nil
+	}
+	st, err := t.conn.PrepareContext(t.ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	// The shapes of placement queries are many but not endless; a flood of odd ones starts afresh.
+	if len(t.stmts) >= 500 {
+		t.forget()
+	}
+	t.stmts[query] = st
+	return st, nil
+}
+
+func (t *tx) forget() {
+	for q, st := range t.stmts {
+		st.Close()
+		delete(t.stmts, q)
+	}
+}
+
+func (t *tx) exec(query string, args ...any) (sql.Result, error) {
+	st, err := t.prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	return st.ExecContext(t.ctx, args...)
+}
+
+func (t *tx) query(query string, args ...any) (*sql.Rows, error) {
+	st, err := t.prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	return st.QueryContext(t.ctx, args...)
+}
+
+// get scans the only row of a query into dest, or returns errNotFound.
+func (t *tx) get(query string, args []any, dest ...any) error {
+	st, err := t.prepare(query)
+	if err != nil {
+		return err
+	}
+	return oneRow(st.QueryRowContext(t.ctx, args...).Scan(dest...))
+}
+
+// write runs fn in a write transaction and returns when it is committed, or fn
+// has refused and nothing of it is kept. fn must not wait for anything but SQL.
+// A client that leaves does not undo a write that waits its turn.
+func (s *store) write(ctx context.Context, fn func(*tx) error) error {
+	w := &write{fn, make(chan error, 1), time.Now()}
+	select {
+	case s.writes <- w:
+	case <-s.stop:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-w.done:
+		return err
+	case <-s.done:
+		select {
+		case err := <-w.done:
+			return err
+		default:
+			return errClosed
+		}
+	}
+}
+
+// writer is the one goroutine that writes: it takes all that waits, up to
+// writeBatch, into one transaction. While another program holds the lock, writes
+// wait for it together, each for busyWait.
+func (s *store) writer(ctx context.Context, conn *sql.Conn) {
+	defer close(s.done)
+	defer conn.Close()
+	t := &tx{ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{}}
+	var batch []*write
+	for stopping := false; ; {
+		if len(batch) == 0 {
+			select {
+			case w := <-s.writes:
+				batch = append(batch, w)
+			case op := <-s.ops:
+				op(t)
+				continue
+			case <-s.stop:
+				stopping = true
+			}
+		}
+	fill:
+		for len(batch) < writeBatch {
+			select {
+			case w := <-s.writes:
+				batch = append(batch, w)
+			default:
+				break fill
+			}
+		}
+		if stopping && len(batch) == 0 {
+			t.exec("PRAGMA wal_checkpoint(TRUNCATE)")
+			t.forget() // SQLite deletes the WAL only with the last connection that has no statements
+			return
+		}
+		batch = s.commit(t, batch)
+		select {
+		case s.wrote <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// commit runs a batch in one transaction, each function in a savepoint of its
+// own so that one that refuses takes nothing with it. It returns those that may wait
+// on for another program's lock.
+func (s *store) commit(t *tx, batch []*write) (waiting []*write) {
+	errs := make([]error, len(batch))
+	t.newEvents = false
+	err := s.broken()
+	if err == nil {
+		_, err = t.exec("BEGIN IMMEDIATE")
+	}
+	if sqliteCode(err)&0xff == sqlite3.SQLITE_BUSY {
+		for _, w := range batch {
+			if time.Since(w.since) < busyWait {
+				waiting = append(waiting, w)
+			} else {
+				w.done <- storeError(err)
+			}
+		}
+		return waiting
+	}
+	if err == nil {
+		for i, w := range batch {
+			var undone bool
+			if errs[i], undone = t.inSavepoint(w.fn); undone {
+				err = errs[i]
+				break
+			}
+		}
+		if err == nil {
+			_, err = t.exec("COMMIT")
+		}
+		if err != nil {
+			t.exec("ROLLBACK")
+		}
+	}
+	if err == nil && t.newEvents {
+		s.wakeEvents()
+	}
+	for i, w := range batch {
+		if err != nil {
+			errs[i] = storeError(err)
+		}
+		s.note(errs[i])
+		w.done <- errs[i]
+	}
+	return nil
+}
+
+// inSavepoint runs fn and keeps nothing of it if it refuses. undone tells that SQLite
+// has taken back the whole transaction, as it may when the disk is full.
+func (t *tx) inSavepoint(fn func(*tx) error) (err error, undone bool) {
+	if _, err := t.exec("SAVEPOINT one"); err != nil {
+		return err, true
+	}
+	// A panic in a write must not take the writer with it: every later request would wait for ever.
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("write: panic: %v", p)
+		}
+		if err != nil {
+			_, e := t.exec("ROLLBACK TO one")
+			undone = e != nil
+		}
+		if _, e := t.exec("RELEASE one"); err == nil {
+			err, undone = e, e != nil
+		}
+	}()
+	return fn(t), false
+}
