@@ -173,6 +173,9 @@ func readBuildArgs(q url.Values, load *workload) (url.Values, error) {
 	if len(env) == 0 {
 		return q, nil
 	}
+	if len(env) > maxExprs {
+		return nil, errorf(http.StatusBadRequest, "over %d expressions", maxExprs)
+	}
 	_, found := cutExpressions(env)
 	for kind, texts := range found {
 		if err := load.addExpressions(kind, texts); err != nil {

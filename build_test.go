@@ -175,6 +175,14 @@ func TestBuildArgumentsSteerABuild(t *testing.T) {
 	if status != 503 || !strings.Contains(answer, "no node fits: 3 of 3 fail constraint storage==tape") {
 		t.Errorf("build that fits nowhere = %d %s, want 503 with the reason", status, answer)
 	}
+	var many []string
+	for i := range maxExprs + 1 {
+		many = append(many, fmt.Sprintf(`"constraint:k%d":"=v"`, i))
+	}
+	status, answer, _ = f.call("POST", "/build?"+args("{"+strings.Join(many, ",")+"}"), strings.NewReader("x"))
+	if status != 400 || !strings.Contains(answer, "over 256 expressions") {
+		t.Errorf("build with 257 expressions: %d %s", status, answer)
+	}
 	status, answer, _ = f.call("POST", "/build?"+args(`{"constraint:storage":"ssd"}`), strings.NewReader("x"))
 	if status != 400 || !strings.Contains(answer, "storage=ssd") {
 		t.Errorf("build with a bad expression = %d %s, want 400 that quotes it", status, answer)

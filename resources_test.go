@@ -294,3 +294,42 @@ func TestNodeLabelsSayWhatANodeHas(t *testing.T) {
 		t.Errorf("docker info does not show the resources: %s", info)
 	}
 }
+
+// FuzzResources reads labels of nodes and of containers, and platforms. What parses must
+// be within bounds, and parse to the same again.
+func FuzzResources(f *testing.F) {
+	for _, s := range []string{"gpu=2,fpga=1", " GPU = 0 ,x.y-z_1=7", "GPU-1,GPU-2", "0,1", "4", "linux/arm64/v8", "nvidia.com/gpu=all", "=", ",", "\u2028=1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if list, err := parseDemands(s); err == nil {
+			var texts []string
+			for _, d := range list {
+				if resourceName(d.Name) != d.Name || d.Amount < 0 || d.Amount > maxAmount {
+					t.Errorf("parseDemands(%q) = %+v", s, d)
+				}
+				texts = append(texts, fmt.Sprint(d.Name, "=", d.Amount))
+			}
+			again, err := parseDemands(strings.Join(texts, ","))
+			if err != nil || jsonText(again) != jsonText(list) {
+				t.Errorf("parseDemands(%q) = %+v, and from its text %+v, %v", s, list, again, err)
+			}
+		}
+		if name, got, err := parseSupply(resourceLabel+"gpu", s); err == nil {
+			if name != "gpu" || got.amount < 0 || got.amount > maxAmount || len(got.devices) > 0 && int64(len(got.devices)) != got.amount {
+				t.Errorf("parseSupply(%q) = %s %+v", s, name, got)
+			}
+		}
+		if class, device, ok := cutCDI(s); ok && (resourceName(class) != class || device == "") {
+			t.Errorf("cutCDI(%q) = %q, %q", s, class, device)
+		}
+		if p := requestedPlatform(s); p != "" && requestedPlatform(p) != p {
+			t.Errorf("requestedPlatform(%q) = %q, and of that %q", s, p, requestedPlatform(p))
+		}
+		for _, p := range runnable("linux", s, s) {
+			if requestedPlatform(p) == "" {
+				t.Errorf("runnable(%q) has %q, which is no platform", s, p)
+			}
+		}
+	})
+}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"net/http"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -77,6 +79,36 @@ func TestShapeThatIsBrokenIsRefused(t *testing.T) {
 	} {
 		if _, err := c.s.workload(); err == nil || err.Error() != c.want {
 			t.Errorf("%s: %v, want %s", jsonText(c.s), err, c.want)
+		}
+	}
+}
+
+func TestExpressionsAreBounded(t *testing.T) {
+	t.Parallel()
+	env := func(expressions ...string) string {
+		return jsonText(map[string]any{"Image": "busybox", "Env": expressions})
+	}
+	many := func(n int) (list []string) {
+		for i := range n {
+			list = append(list, "constraint:k"+strconv.Itoa(i)+"==v")
+		}
+		return list
+	}
+	half := jsonText(map[string]any{"Image": "busybox", "Env": many(200), "Labels": map[string]string{
+		expressionLabel("affinity"): jsonText(slices.Repeat([]string{"container==db"}, 57))}})
+	for _, tt := range []struct{ name, body, want string }{
+		{"256 expressions", env(many(256)...), ""},
+		{"257 expressions", env(many(257)...), "over 256 expressions"},
+		{"257 in all, of environment and labels", half, "over 256 expressions"},
+		{"4 KiB", env("constraint:a==" + strings.Repeat("b", 4093)), ""},
+		{"over 4 KiB", env("constraint:a==" + strings.Repeat("b", 4094)), `constraint "a==bbbbbbbbbbbbbbbbbbbbbbbbbbbbb"…: 4097 bytes long, at most 4096 are allowed`},
+		{"a regex of 1 KiB", env("constraint:a==/" + strings.Repeat("b", 1024) + "/"), ""},
+		{"a regex of over 1 KiB", env("affinity:a==/" + strings.Repeat("b", 1025) + "/"),
+			`affinity "a==/` + strings.Repeat("b", 1025) + `/": regular expression is 1025 bytes long, at most 1024 are allowed`},
+	} {
+		_, _, err := readCreate([]byte(tt.body), &call{})
+		if err == nil && tt.want != "" || err != nil && (err.Error() != tt.want || statusOf(err) != http.StatusBadRequest) {
+			t.Errorf("create with %s: %v, want 400 %s", tt.name, err, tt.want)
 		}
 	}
 }
