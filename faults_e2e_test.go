@@ -119,8 +119,11 @@ func TestF01F02F03F04F05RealEnginesFailAndComeBack(t *testing.T) {
 	var wg sync.WaitGroup
 	var took time.Duration
 	wg.Go(func() {
-		var status int
-		if status, took = m.get(t, "/containers/on-fail-1/json"); status != http.StatusGatewayTimeout {
+		status := http.StatusOK
+		for status == http.StatusOK { // until the signal has got there
+			status, took = m.get(t, "/containers/on-fail-1/json")
+		}
+		if status != http.StatusGatewayTimeout {
 			t.Errorf("inspect on a stopped engine = %d, want 504", status)
 		}
 	})

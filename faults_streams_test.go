@@ -88,7 +88,10 @@ func TestF31AClientThatLeavesEndsTheEnginesCall(t *testing.T) { // alone: it cou
 	} {
 		for how, leave := range map[string]func(*wire){"closes": func(w *wire) { w.Close() }, "is killed": (*wire).reset} {
 			t.Run(name+" "+how, func(t *testing.T) {
-				const clients = 20
+				clients := 20
+				if allFaults() {
+					clients = 170 // a thousand of each way to leave
+				}
 				f.quiet(t)
 				goroutines := runtime.NumGoroutine()
 				var open []*wire
@@ -122,6 +125,49 @@ func TestF31AClientThatLeavesEndsTheEnginesCall(t *testing.T) { // alone: it cou
 					return nil
 				})
 				faultTook(t, 31, fmt.Sprintf("engine's side of %d × %s closed", clients, name), took, time.Second)
+			})
+		}
+	}
+}
+
+func TestF32AClientThatLeavesATransferEndsTheEnginesCall(t *testing.T) {
+	t.Parallel()
+	for what, c := range map[string]struct{ path, request string }{
+		"pull":   {"^/images/create$", "POST /images/create?fromImage=registry.example/app&tag=1 HTTP/1.1\r\nHost: docker\r\n\r\n"},
+		"build":  {"^/build$", "POST /build?t=app HTTP/1.1\r\nHost: docker\r\nContent-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n"},
+		"load":   {"^/images/load$", "POST /images/load HTTP/1.1\r\nHost: docker\r\nContent-Type: application/x-tar\r\nContent-Length: 1000000\r\n\r\nsome"},
+		"import": {"^/images/create$", "POST /images/create?fromSrc=-&repo=app HTTP/1.1\r\nHost: docker\r\nContent-Type: application/x-tar\r\nContent-Length: 1000000\r\n\r\nsome"},
+		"push":   {"/push$", "POST /images/busybox/push HTTP/1.1\r\nHost: docker\r\nX-Registry-Auth: e30=\r\n\r\n"},
+	} {
+		for how, leave := range map[string]func(*wire){"closes": func(w *wire) { w.Close() }, "is killed": (*wire).reset} {
+			t.Run(what+" "+how, func(t *testing.T) {
+				t.Parallel()
+				e := newFakeEngine(t)
+				f := newFront(t, e)
+				begun, ended := make(chan struct{}), make(chan struct{})
+				e.override("POST", c.path, func(w http.ResponseWriter, r *http.Request) {
+					defer close(ended)
+					close(begun)
+					control := http.NewResponseController(w)
+					control.EnableFullDuplex()
+					io.WriteString(w, `{"status":"at work"}`+"\n")
+					control.Flush()
+					for { // until the connection ends
+						if _, err := r.Body.Read(make([]byte, 1<<10)); err != nil {
+							break
+						}
+					}
+					<-r.Context().Done()
+				})
+				w := f.wire(t)
+				w.send(c.request)
+				within(t, begun, 10*time.Second)
+				began := time.Now()
+				leave(w)
+				within(t, ended, 20*time.Second)
+				faultTook(t, 32, what+" of a client that "+how+": the engine's call ended", time.Since(began), 2*time.Second)
+				f.quiet(t)
+				f.oracle(t)
 			})
 		}
 	}

@@ -41,6 +41,7 @@ type fleetNode struct {
 	hung  atomic.Pointer[fakeGate] // accepts and does not answer
 	delay atomic.Int64             // nanoseconds before each answer
 	dead  atomic.Bool              // closes every connection
+	dials atomic.Int64             // connections that came, also while dead
 
 	mu         sync.Mutex
 	containers []*fleetContainer // in order of creation
@@ -145,7 +146,11 @@ func (l fleetListener) Accept() (net.Conn, error) {
 			conn.Close()
 			continue
 		}
-		if node := l.fleet.nodeOf(addr); node != nil && node.dead.Load() {
+		node := l.fleet.nodeOf(addr)
+		if node != nil {
+			node.dials.Add(1)
+		}
+		if node != nil && node.dead.Load() {
 			_ = conn.(*net.TCPConn).SetLinger(0) // a reset, as of a host without Docker
 			conn.Close()
 			continue

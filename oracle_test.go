@@ -63,7 +63,7 @@ func (o *oracle) check(t testing.TB) {
 	if sums != "" {
 		t.Errorf("the sums of %s are wrong", sums)
 	}
-	if got := o.rows(t, "SELECT id FROM placements WHERE outcome = 'reserved'"); got != "" {
+	if got := o.rows(t, "SELECT id FROM placements WHERE outcome = 'reserved' AND kind NOT IN ('image', 'build')"); got != "" {
 		t.Errorf("placements %s are for ever under way", got)
 	}
 	if got := o.rows(t, "SELECT * FROM pragma_integrity_check"); got != "ok" {

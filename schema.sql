@@ -472,7 +472,8 @@ CREATE TABLE placements (
   outcome      TEXT    NOT NULL
                CHECK (outcome IN ('reserved', 'created', 'refused', 'failed', 'moved', 'unknown')),
                -- refused: no node fits; failed: the engine said no; moved: the engine was silent before
-               -- it was asked; unknown: the engine was asked and has not answered
+               -- it was asked; unknown: the engine was asked and has not answered. What reserves
+               -- nothing, an image or a build, stays reserved
   message      TEXT    NOT NULL DEFAULT '',    -- the error that the client got
   container_id TEXT    NOT NULL DEFAULT '',
   ended_at     INTEGER,                        -- unix seconds, when the thing had gone; of a container: had
