@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 const explainUsage = `Usage: swarmlite explain [flags] [docker run flags] IMAGE
@@ -44,6 +45,9 @@ func explainCommand(ctx context.Context, args []string, _ io.Reader, stdout, std
 		return fmt.Errorf("explain: %w; swarmlite explain -h tells more", wrong)
 	}
 	w, data, err := readCreate([]byte(jsonText(flags.body)), &call{query: flags.query})
+	if err == nil {
+		err = w.readWait(0, nil)
+	}
 	if err != nil {
 		return fmt.Errorf("explain: %w", err)
 	}
@@ -196,6 +200,9 @@ func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 		x.Message = taken.Error()
 	case fitting == 0:
 		x.Message = refused.full()
+		if !refused.impossible && time.Now().Before(w.until) {
+			x.Message = fmt.Sprintf("would wait in line for %s; %s", w.labels[waitLabel], x.Message)
+		}
 	default:
 		x.Node = x.Nodes[0].Node
 		x.Message = fmt.Sprintf("%s would choose %s: %d of %d fit", sc.strategy, x.Node, fitting, len(all))

@@ -198,10 +198,11 @@ func (t *tx) addNodeLike(a addedNodes, name string) error {
 		{"CREATE TEMP TABLE added AS SELECT " + columns + " FROM nodes WHERE id = ?", []any{like}},
 		{`UPDATE added SET id = ?1, name = ?2, address = 'simulated ' || ?2, engine_id = NULL, state = 'healthy', availability = 'active', answers = 1,
 			failures = 0, containers = 0, used_nano_cpus = 0, used_memory_bytes = 0, slots = NULL,
-			cpus = iif(?3 > 0, ?3, cpus), memory_bytes = iif(?4 > 0, ?4, memory_bytes)`, []any{id, name, a.cpus, a.memory}},
+			cpus = iif(?3 > 0, ?3, cpus), memory_bytes = iif(?4 > 0, ?4, memory_bytes), line_labels = iif(?5 = '', '{}', line_labels)`, []any{id, name, a.cpus, a.memory, a.like}},
 		{"INSERT INTO nodes (" + columns + ") SELECT " + columns + " FROM added", nil},
 		{"DROP TABLE added", nil},
-		{"INSERT INTO node_info SELECT ?, info, version FROM node_info WHERE node_id = ?", []any{id, like}},
+		// Devices belong to the one host.
+		{"INSERT INTO node_info SELECT ?1, iif(?3 = '', json_remove(info, '$.GenericResources', '$.DiscoveredDevices'), info), version FROM node_info WHERE node_id = ?2", []any{id, like, a.like}},
 		{"INSERT INTO node_labels SELECT ?, key, value, source FROM node_labels WHERE node_id = ? AND (source = 'automatic' OR ? <> '') AND key NOT IN (SELECT key FROM json_each(?))",
 			[]any{id, like, a.like, jsonText(a.labels)}},
 	} {

@@ -13,7 +13,8 @@ import (
 
 func TestSimulateCountsHowManyMoreFit(t *testing.T) {
 	t.Parallel()
-	_, path := clusterFile(t, standardCluster+"; UPDATE nodes SET slots = 2 WHERE id = 3; INSERT INTO node_labels VALUES (1, 'disk', 'ssd', 'engine')")
+	_, path := clusterFile(t, standardCluster+`; UPDATE nodes SET slots = 2 WHERE id = 3; INSERT INTO node_labels VALUES (1, 'disk', 'ssd', 'engine');
+		UPDATE node_info SET info = '{"GenericResources":[{"DiscreteResourceSpec":{"Kind":"gpu","Value":3}}]}' WHERE node_id = 1; INSERT INTO node_resources VALUES (1, 'gpu', 3, '[]')`)
 	got, err := swarmlite(t, "simulate", "-db", path, "-fill", "-m", "1g", "--name", "web", "nginx", "-fill")
 	want := `spread, overcommit 0: 10 more fit, then no node fits: 2 of 3 have less than 1GiB of memory free, 1 has no container slot left (node-1, node-2; node-3); the most free is on node-1: 0B of memory
 
@@ -36,6 +37,10 @@ spread of load: 50% to 100%, 2 to 4 containers a node
 		{"-add cpus=8,memory=32g -fill -m 1g", "42 more fit"},
 		{"-add like=node-1,count=2 -fill -m 1g -e constraint:disk==ssd", "12 more fit"},
 		{"-add cpus=1,memory=2g,label=disk=nvme,label=containerslots=1 -fill -m 1g -e constraint:disk==nvme", "1 more fit"},
+		{"-fill --gpus 1", "3 more fit"},
+		{"-add like=node-1 -fill --gpus 1", "6 more fit"},
+		{"-add cpus=8,memory=32g -fill --gpus 1", "3 more fit"},
+		{"-add cpus=8,memory=32g,label=resource.gpu=2 -fill --gpus 1", "5 more fit"},
 		{"-filter health -filter resources -fill -m 1g", "12 more fit"},
 		{"-fill -p 80:80", "3 more fit"},
 		{"-fill -m 1t", "0 more fit, then no node fits: 3 of 3 have less than 1TiB of memory free; the largest node that qualifies is node-1 with 4GiB of memory in all"},

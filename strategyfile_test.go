@@ -36,6 +36,7 @@ func TestStrategyFileThatIsWrongStopsTheStartAndNamesTheLine(t *testing.T) {
 		{"two statements", "SELECT name AS node, 1 AS score FROM node_load;\n-- more\nDELETE FROM nodes", "line 3: expected one SELECT, found more behind it"},
 		{"no SELECT", "DELETE FROM nodes", "expected one SELECT that gives node and score"},
 		{"other columns", "SELECT name, 1 AS score FROM node_load", "expected columns node and score, got name, score"},
+		{"a change behind WITH", "WITH x AS (SELECT 1)\nDELETE FROM nodes", "attempt to write a readonly database"},
 		{"nothing", "-- later", "expected one SELECT that gives node and score"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -84,7 +85,16 @@ func TestStrategyFileRanks(t *testing.T) {
 	}
 	s := testStore(t)
 	s.sql(t, standardCluster)
-	sc, err := strategyOf(t, s, "SELECT name AS node, 1 AS score FROM node_load WHERE id > 9")
+	var log strings.Builder
+	sc, err := strategyOf(t, s, "SELECT name AS node, json_extract(name, '$.x') AS score FROM node_load")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sc.log = slog.New(slog.NewTextHandler(&log, nil))
+	if _, err := sc.placeBody(t.Context(), t, "", "{}"); err != nil || !strings.Contains(log.String(), `level=WARN msg="strategy file failed, placed by spread" file=mine.sql err="malformed JSON"`) {
+		t.Errorf("a file that fails: %v, log %s", err, log.String())
+	}
+	sc, err = strategyOf(t, s, "SELECT name AS node, 1 AS score FROM node_load WHERE id > 9")
 	if err != nil {
 		t.Fatal(err)
 	}
