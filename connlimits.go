@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"sync"
@@ -28,12 +29,13 @@ type connLimits struct {
 	open     int
 	refusals int
 	by       map[string]int
+	secure   map[*countedConn]*tls.Conn
 }
 
 // newConnLimits leaves descriptors to the database and to engines: a client's call
 // may take one of each.
 func newConnLimits(nodes int) *connLimits {
-	l := &connLimits{total: maxConns, each: maxClient, by: map[string]int{}}
+	l := &connLimits{total: maxConns, each: maxClient, by: map[string]int{}, secure: map[*countedConn]*tls.Conn{}}
 	var files syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) == nil && files.Cur < 1<<30 {
 		l.total = max(fewestClients, min(l.total, (int(files.Cur)-keptFiles-keptPerNode*nodes)/2))
@@ -63,16 +65,31 @@ func (l *connLimits) admit(client string) (why string, ok bool) {
 	return why, true
 }
 
-func (l *connLimits) leave(client string, refused bool) {
+func (l *connLimits) leave(c *countedConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if refused {
+	delete(l.secure, c)
+	if c.refused != "" {
 		l.refusals--
 		return
 	}
 	l.open--
-	if l.by[client]--; l.by[client] == 0 {
-		delete(l.by, client)
+	if l.by[c.client]--; l.by[c.client] == 0 {
+		delete(l.by, c.client)
+	}
+}
+
+// recheck closes the connections of clients that would not be let in any more, with
+// whatever they carry. One in the middle of its handshake is looked at when that is over.
+func (l *connLimits) recheck(admits func([]*x509.Certificate) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c, secure := range l.secure {
+		go func() {
+			if state := secure.ConnectionState(); state.HandshakeComplete && !admits(state.PeerCertificates) {
+				c.Close()
+			}
+		}()
 	}
 }
 
@@ -118,7 +135,7 @@ type countedConn struct {
 }
 
 func (c *countedConn) Close() error {
-	c.once.Do(func() { c.limits.leave(c.client, c.refused != "") })
+	c.once.Do(func() { c.limits.leave(c) })
 	return c.Conn.Close()
 }
 
@@ -136,13 +153,23 @@ func (c *countedConn) CloseWrite() error {
 // refusedKey holds in a request's context why its connection is one too many.
 type refusedKey struct{}
 
-// noteRefused is http.Server's ConnContext.
-func noteRefused(ctx context.Context, conn net.Conn) context.Context {
-	if secure, ok := conn.(*tls.Conn); ok {
+// noteConn is http.Server's ConnContext.
+func noteConn(ctx context.Context, conn net.Conn) context.Context {
+	secure, ok := conn.(*tls.Conn)
+	if ok {
 		conn = secure.NetConn()
 	}
-	if c, ok := conn.(*countedConn); ok && c.refused != "" {
-		return context.WithValue(ctx, refusedKey{}, c.refused)
+	c, counted := conn.(*countedConn)
+	if !counted {
+		return ctx
+	}
+	if ok {
+		c.limits.mu.Lock()
+		c.limits.secure[c] = secure
+		c.limits.mu.Unlock()
+	}
+	if c.refused != "" {
+		ctx = context.WithValue(ctx, refusedKey{}, c.refused)
 	}
 	return ctx
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -277,4 +280,90 @@ func cpuTime(t testing.TB, m *manager) time.Duration {
 		ticks += n
 	}
 	return time.Duration(ticks) * 10 * time.Millisecond
+}
+
+// F73: a client's CA is taken away while it has a stream and an idle connection open.
+func TestF73ACertificateThatIsTakenAway(t *testing.T) {
+	t.Parallel()
+	stays, goes := testCA(t), testCA(t)
+	files := stays.server(t, "127.0.0.1")
+	files.ca = filepath.Join(t.TempDir(), "clients.pem")
+	trust := func(authorities ...*ca) {
+		t.Helper()
+		var text []byte
+		for _, a := range authorities {
+			pem, err := os.ReadFile(a.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = append(text, pem...)
+		}
+		writeFile(t, files.ca, string(text))
+	}
+	trust(stays, goes)
+	f := newFront(t, newFakeEngine(t))
+	source := certSourceOf(t, files)
+	source.changed = func() { f.limits.recheck(source.admits) }
+	reload := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go source.watch(ctx, reload)
+	l, err := listen(t.Context(), "tcp://127.0.0.1:0", source.serverConfig(true), f.limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, _ := testLog()
+	srv := newServer(f.api, log)
+	go srv.Serve(l)
+	defer srv.Close()
+	dial := func(a *ca) (net.Conn, error) {
+		config := certSourceOf(t, a.client(t, "someone")).clientConfig(true, "127.0.0.1")
+		config.VerifyConnection = nil // the server's certificate is not the question here
+		conn, err := tls.Dial("tcp", l.Addr().String(), config)
+		if err == nil {
+			t.Cleanup(func() { conn.Close() })
+			conn.SetDeadline(time.Now().Add(time.Minute))
+			_, err = io.WriteString(conn, "GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n")
+		}
+		if err == nil {
+			var resp *http.Response
+			if resp, err = http.ReadResponse(bufio.NewReader(conn), nil); err == nil && resp.StatusCode != http.StatusOK {
+				err = errors.New(resp.Status)
+			}
+		}
+		return conn, err
+	}
+	var streams []net.Conn // two that stay, two that go; the first of each with a stream
+	for i, a := range []*ca{stays, stays, goes, goes} {
+		conn, err := dial(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			io.WriteString(conn, "GET /events HTTP/1.1\r\nHost: docker\r\n\r\n")
+			if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || resp.StatusCode != http.StatusOK {
+				t.Fatal(resp, err)
+			}
+		}
+		streams = append(streams, conn)
+	}
+	trust(stays)
+	began := time.Now()
+	reload <- struct{}{}
+	for i, conn := range streams[2:] {
+		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("connection %d of a client whose CA is gone: %v, want its end", i, err)
+		}
+	}
+	faultTook(t, 73, "stream and idle connection of a client whose CA was taken away cut", time.Since(began), time.Minute)
+	if _, err := dial(goes); err == nil {
+		t.Error("a client whose CA is gone still gets in")
+	}
+	if resp, _, err := askOn(streams[1], "/_ping"); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("a client whose CA stays: %v, %v", resp, err)
+	}
+	f.make(t, "web", sleepBody)
+	if _, err := streams[0].Read(make([]byte, 1)); err != nil {
+		t.Errorf("the stream of a client whose CA stays: %v", err)
+	}
 }

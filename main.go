@@ -97,6 +97,9 @@ func manage(ctx context.Context, c *config, getenv func(string) string, stderr i
 		}
 	}
 	limits := newConnLimits(len(fixed) + len(fromFile))
+	if clientCerts != nil && c.tlsVerify {
+		clientCerts.changed = func() { limits.recheck(clientCerts.admits) }
+	}
 	var listeners []net.Listener
 	defer func() {
 		for _, l := range listeners {
@@ -229,7 +232,7 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 		Handler:                      h,
 		ReadHeaderTimeout:            10 * time.Second,
 		IdleTimeout:                  2 * time.Minute,
-		ConnContext:                  noteRefused,
+		ConnContext:                  noteConn,
 		MaxHeaderBytes:               1 << 20,
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),

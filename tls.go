@@ -35,6 +35,7 @@ type certSource struct {
 	what    string // "client" or "engine": whom it speaks TLS with, for the log
 	files   certFiles
 	current atomic.Pointer[certSet]
+	changed func()               // called when other certificates are in use; nil: nobody cares
 	read    [3]fileLook          // the files as first read
 	warned  map[string]time.Time // by certificate: when its expiry was last logged
 }
@@ -179,6 +180,19 @@ func (c *certSource) serverConfig(verify bool) *tls.Config {
 	}
 }
 
+// admits tells whether a client that shows these certificates would be let in today.
+func (c *certSource) admits(shown []*x509.Certificate) bool {
+	if len(shown) == 0 {
+		return false
+	}
+	options := x509.VerifyOptions{Roots: c.current.Load().pool, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	for _, cert := range shown[1:] {
+		options.Intermediates.AddCert(cert)
+	}
+	_, err := shown[0].Verify(options)
+	return err == nil
+}
+
 // clientConfig is for connections to the engine known as serverName, a host name
 // or an IP address, which must be in the engine's certificate (SAN). The engine
 // must be signed by the CA of these files; it is shown our certificate, if any.
@@ -241,6 +255,9 @@ func (c *certSource) follow(ctx context.Context, tick <-chan time.Time, reload <
 		if err == nil {
 			failed = ""
 			c.log.Info("certificates read", "for", c.what, "expires", c.expires())
+			if c.changed != nil {
+				c.changed()
+			}
 			return
 		}
 		if err.Error() != failed {
