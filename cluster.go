@@ -96,6 +96,11 @@ func (c *cluster) container(ctx context.Context, ref string) (*located, error) {
 func (c *cluster) engine(ctx context.Context, node int64) (*engine, error) {
 	e := c.nodes.get(node)
 	if e == nil {
+		var name, problem string
+		err := c.store.get(ctx, "SELECT name, error FROM nodes WHERE id = ? AND source = 'lost'", []any{node}, &name, &problem)
+		if err == nil {
+			return nil, errorf(http.StatusServiceUnavailable, "node %s is lost: %s", name, problem)
+		}
 		return nil, errorf(http.StatusServiceUnavailable, "the node was taken out of the cluster")
 	}
 	e.firstTry(ctx)

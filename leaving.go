@@ -29,8 +29,10 @@ type leaving struct {
 	failed         int64  // attempts since the node is drained, or lost
 	lastFailed     int64  // unix seconds
 	lastError      string
-	lacksImage     bool  // the last one failed for its image
-	candidates     int64 // unix seconds, when a node last became one that may fit
+	lacksImage     bool   // the last one failed for its image
+	wanted         string // that image
+	created        int64  // unix seconds, the engine's clock
+	candidates     int64  // unix seconds, when a node last became one that may fit
 }
 
 // queryIn is query for who is given no context.
@@ -53,7 +55,7 @@ func allLeaving(query queryFunc, node int64) ([]*leaving, error) {
 		                  WHERE a.container = c.id AND x.scope = 'local' AND x.name NOT IN ('bridge', 'host', 'none')), ''),
 		       coalesce(json_extract(c.summary, '$.HostConfig.NetworkMode'), ''),
 		       (SELECT count(*) FROM moves m WHERE m.container_id = c.container_id AND m.outcome = 'failed' AND m.began_at >= `+leftSince+`),
-		       coalesce(f.ended_at, 0), coalesce(f.error, ''), coalesce(f.lacks_image, 0),
+		       coalesce(f.ended_at, 0), coalesce(f.error, ''), coalesce(f.lacks_image, 0), coalesce(f.image, ''), c.created_at,
 		       coalesce((SELECT max(max(k.state_at, k.availability_at)) FROM nodes k WHERE k.state = 'healthy' AND k.availability = 'active'), 0)
 		  FROM containers c JOIN nodes n ON n.id = c.node_id
 		  LEFT JOIN moves f ON f.id = (SELECT max(id) FROM moves m WHERE m.container_id = c.container_id AND m.outcome = 'failed' AND m.began_at >= `+leftSince+`)
@@ -66,7 +68,7 @@ func allLeaving(query queryFunc, node int64) ([]*leaving, error) {
 	for rows.Next() {
 		k := &leaving{}
 		if err := rows.Scan(&k.row, &k.node, &k.id, &k.name, &k.swarmID, &k.image, &k.state, &k.summary, &k.stays, &k.policies, &k.service, &k.superseded,
-			&k.volumes, &k.binds, &k.anonymous, &k.networks, &k.mode, &k.failed, &k.lastFailed, &k.lastError, &k.lacksImage, &k.candidates); err != nil {
+			&k.volumes, &k.binds, &k.anonymous, &k.networks, &k.mode, &k.failed, &k.lastFailed, &k.lastError, &k.lacksImage, &k.wanted, &k.created, &k.candidates); err != nil {
 			return nil, err
 		}
 		list = append(list, k)
@@ -133,13 +135,16 @@ func (k *leaving) reason(why string, recreate bool) string {
 
 // due tells whether it is time for an attempt. One that failed is made again after a
 // pause that doubles, or when another node has come that may fit.
-func (k *leaving) due(now time.Time, first, last time.Duration) bool {
+func (k *leaving) due(now time.Time, p movePace) bool {
+	if k.state == "created" && now.Sub(time.Unix(k.created, 0)).Abs() < p.fresh {
+		return false // whoever made it is about to start it, by its ID
+	}
 	if k.failed == 0 || k.candidates > k.lastFailed {
 		return true
 	}
-	pause := first
+	pause := p.first
 	for range min(k.failed-1, 20) {
-		pause = min(2*pause, last)
+		pause = min(2*pause, p.last)
 	}
 	ended := time.Unix(k.lastFailed, 0)
 	return now.Sub(ended) >= pause || now.Before(ended.Add(-time.Second)) // the clock was set back

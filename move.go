@@ -202,6 +202,9 @@ func (m *mover) proven(ctx context.Context, e *engine, mv *move) error {
 				}
 			}
 		}
+		if err := m.store.stillDrained(ctx, mv); err != nil {
+			return err
+		}
 		err := e.getJSON(ctx, "/containers/"+mv.copyID+"/json", "", &in)
 		if errors.Is(err, errNotFound) {
 			return fmt.Errorf("the copy on node %s ended and is gone", mv.toNode)
@@ -333,6 +336,7 @@ func (m *mover) swap(ctx context.Context, mv *move) error {
 	if err := m.store.endMove(ctx, mv, "moved", old, problem); err != nil {
 		return err
 	}
+	m.nodes.noteChange()
 	m.log.Info("container moved", "container", mv.name, "node", mv.toNode, "from", mv.fromNode, "why", mv.why, "old", old)
 	return nil
 }

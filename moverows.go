@@ -229,6 +229,16 @@ func (s *store) commitMove(ctx context.Context, m *move) error {
 	})
 }
 
+// stillDrained ends an attempt whose node was opened again meanwhile.
+func (s *store) stillDrained(ctx context.Context, m *move) error {
+	var availability string
+	err := s.get(ctx, "SELECT availability FROM nodes WHERE id = ?", []any{m.from}, &availability)
+	if err == nil && availability != "drain" {
+		err = fmt.Errorf("node %s is %s again", m.fromNode, availability)
+	}
+	return err
+}
+
 // holdForCopy holds the name for the copy, which is free to nobody else while the old
 // container is stopped and removed. It finds the hold that it made before.
 func (s *store) holdForCopy(ctx context.Context, m *move) (hold int64, err error) {
@@ -254,12 +264,15 @@ func (t *tx) holdForCopy(m *move) (hold int64, err error) {
 // failMove writes why an attempt failed. What there is of its copy is to be taken away.
 func (s *store) failMove(ctx context.Context, m *move, cause error) error {
 	m.step, m.text = "undo", cause.Error()
-	lacks := errors.As(cause, new(*imageError))
+	var lacks *imageError
+	if errors.As(cause, &lacks) {
+		m.image = lacks.image // as it was asked for: the row of a container may say an ID
+	}
 	return s.write(ctx, func(t *tx) error {
 		if _, err := t.exec("DELETE FROM renames WHERE node_id = ? AND container_id = ?", m.to, m.copyID); err != nil {
 			return err
 		}
-		_, err := t.exec("UPDATE moves SET step = 'undo', error = ?, lacks_image = ? WHERE id = ?", bounded(m.text), lacks, m.id)
+		_, err := t.exec("UPDATE moves SET step = 'undo', error = ?, lacks_image = ?, image = ? WHERE id = ?", bounded(m.text), lacks != nil, bounded(m.image), m.id)
 		return err
 	})
 }
@@ -277,6 +290,10 @@ func (s *store) endMove(ctx context.Context, m *move, outcome, old, problem stri
 			return t.told(m, "reschedule_failed")
 		}
 		if _, err := t.exec("UPDATE placements SET name = ? WHERE container_id = ? AND name = ?", m.name, m.copyID, m.copyName); err != nil {
+			return err
+		}
+		// With -relay-ports: the number that the old one had is free for the copy now.
+		if _, err := t.exec("DELETE FROM relays WHERE listen_port <> host_port AND container IN (SELECT id FROM containers WHERE node_id = ? AND container_id = ?)", m.to, m.copyID); err != nil {
 			return err
 		}
 		return t.told(m, "reschedule")

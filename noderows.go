@@ -213,7 +213,7 @@ func (s *store) begin(ctx context.Context, m managerRow) error {
 		if _, err := t.exec("DELETE FROM waiting"); err != nil {
 			return err
 		}
-		_, err = t.exec("UPDATE nodes SET state = 'pending', confirmed = 0, failures = 0, answers = 1 WHERE state <> 'removed'")
+		_, err = t.exec("UPDATE nodes SET state = 'pending', confirmed = 0, failures = 0, answers = 1 WHERE state <> 'removed' AND source <> 'lost'")
 		return err
 	})
 }
@@ -235,7 +235,7 @@ func (s *store) strayNodes(ctx context.Context, lines []nodeLine) ([]int64, erro
 	for _, l := range lines {
 		named[l.address] = true
 	}
-	rows, err := s.query(ctx, "SELECT id, address FROM nodes WHERE state <> 'removed'")
+	rows, err := s.query(ctx, "SELECT id, address FROM nodes WHERE state <> 'removed' AND source <> 'lost'")
 	if err != nil {
 		return nil, err
 	}
@@ -297,7 +297,7 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 			if err := t.dropMirror(other); err != nil {
 				return err
 			}
-			if _, err := t.exec("UPDATE nodes SET engine_id = NULL WHERE id = ?", other); err != nil {
+			if _, err := t.exec("UPDATE nodes SET engine_id = NULL, state = iif(source = 'lost', 'removed', state) WHERE id = ?", other); err != nil {
 				return err
 			}
 		}
@@ -307,10 +307,7 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 		}
 		up.back = oldID == f.info.ID && oldState == "unhealthy"
 		if oldID != "" && oldID != f.info.ID {
-			up.warnings = append(up.warnings, "engine ID changed: another host answers at this address, what was known of the old one is dropped")
-			if err := t.dropMirror(id); err != nil {
-				return err
-			}
+			return errors.New("another engine answers than a moment ago") // the next session finds out
 		}
 		var lineName string
 		if err := t.get("SELECT line_name FROM nodes WHERE id = ?", []any{id}, &lineName); err != nil {

@@ -365,6 +365,11 @@ func (ns *nodes) watch(ctx context.Context, e *engine) {
 		if ctx.Err() != nil {
 			return
 		}
+		var replaced *replacedError
+		if errors.As(err, &replaced) {
+			ns.handOver(ctx, e, replaced.node)
+			return
+		}
 		state := "unhealthy"
 		var dup *duplicateError
 		if errors.As(err, &dup) {
@@ -434,6 +439,13 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 		if err := ns.store.sameHost(ctx, e.id, facts); err != nil {
 			return &stepError{"identity", err}
 		}
+	}
+	other, err := ns.store.replaced(ctx, e.id, facts.info.ID)
+	if err != nil {
+		return &stepError{"write node", err}
+	}
+	if other != 0 {
+		return &replacedError{other}
 	}
 	seq, err := ns.store.nodeUp(ctx, e.id, facts)
 	if err != nil {

@@ -33,9 +33,10 @@ type movePace struct {
 	first, last time.Duration // between attempts, doubling
 	proven      time.Duration // a copy without a health check must have run for so long
 	health      time.Duration // and one with a health check is waited for so long
+	fresh       time.Duration // a container that was never started is left alone for so long
 }
 
-var usualPace = movePace{200 * time.Millisecond, 5 * time.Second, 5 * time.Minute, 2 * time.Second, 5 * time.Minute}
+var usualPace = movePace{200 * time.Millisecond, 5 * time.Second, 5 * time.Minute, 2 * time.Second, 5 * time.Minute, time.Minute}
 
 const (
 	movesAtOnce = 8
@@ -157,22 +158,23 @@ func (s *store) nodeIDs(ctx context.Context, query string) (ids []int64, err err
 // lookAtNodes starts attempts for what is on nodes that are drained, or have been
 // lost for long enough, and writes why the rest stays.
 func (m *mover) lookAtNodes(ctx context.Context) error {
-	rows, err := m.store.query(ctx, `SELECT id, state FROM nodes WHERE state = 'unhealthy' OR state = 'healthy' AND availability = 'drain'`)
+	rows, err := m.store.query(ctx, `SELECT id, state, state_at, source = 'lost' FROM nodes WHERE state = 'unhealthy' OR state = 'healthy' AND availability = 'drain'`)
 	if err != nil {
 		return err
 	}
 	why := map[int64]string{}
 	for rows.Next() {
-		var id int64
+		var id, since int64
 		var state string
-		if err := rows.Scan(&id, &state); err != nil {
+		var replaced bool // another host answers at its address
+		if err := rows.Scan(&id, &state, &since, &replaced); err != nil {
 			rows.Close()
 			return err
 		}
 		switch e := m.nodes.get(id); {
 		case state == "healthy":
 			why[id] = whyDrain
-		case e != nil && m.lost(e):
+		case replaced && time.Since(time.Unix(since, 0)) >= m.after, e != nil && m.lost(e):
 			why[id] = whyFailure
 		}
 	}
@@ -259,9 +261,9 @@ func (m *mover) lookAt(ctx context.Context, node int64, why string) error {
 // answers had the image waits for the image, as long as it takes.
 func (m *mover) ready(ctx context.Context, k *leaving) (bool, error) {
 	if !k.lacksImage {
-		return k.due(time.Now(), m.pace.first, m.pace.last), nil
+		return k.due(time.Now(), m.pace), nil
 	}
-	f, err := m.lookUpImage(ctx, k.image)
+	f, err := m.lookUpImage(ctx, k.wanted)
 	if errors.Is(err, errNotFound) {
 		return false, nil
 	}

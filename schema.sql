@@ -51,7 +51,8 @@ CREATE TABLE nodes (
   clock_skew_ms     INTEGER NOT NULL DEFAULT 0,    -- engine's clock minus the manager's
   engine_labels     TEXT    NOT NULL DEFAULT '{}', -- as the engine gave them, a JSON object
   source            TEXT    NOT NULL DEFAULT '',   -- who names it: arguments, file, added (swarmlite node add), joined
-                                                   -- (swarmlite join), or the dns:// address that leads to it
+                                                   -- (swarmlite join), or the dns:// address that leads to it;
+                                                   -- lost: nobody, another host answers at its address
   line_name         TEXT    NOT NULL DEFAULT '',   -- name=… behind the address that the operator gave; '' = the host name
   line_labels       TEXT    NOT NULL DEFAULT '{}', -- label=… there, a JSON object
   line_tls          TEXT    NOT NULL DEFAULT '',   -- tls=… there: 'off', or a directory; '' = as the flags say
