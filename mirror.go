@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -233,6 +234,26 @@ const (
 // bounded makes hostile text fit for the database.
 func bounded(s string) string {
 	return strings.ToValidUTF8(s[:min(len(s), maxText)], "\uFFFD")
+}
+
+// plainLine makes hostile text fit for a terminal as well: one line, no escapes.
+func plainLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, bounded(s))
+}
+
+// hostName is an engine's host name as the name of a node: node/name must stay readable.
+func hostName(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '/' || r == ' ' {
+			return '-'
+		}
+		return r
+	}, plainLine(s))
 }
 
 // validID tells whether an engine's ID, or name of a volume, can be one.

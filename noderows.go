@@ -313,7 +313,7 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 		if err := t.get("SELECT line_name FROM nodes WHERE id = ?", []any{id}, &lineName); err != nil {
 			return err
 		}
-		if up.name, err = t.freeNodeName(id, cmp.Or(lineName, bounded(f.info.Name))); err != nil {
+		if up.name, err = t.freeNodeName(id, cmp.Or(lineName, hostName(f.info.Name))); err != nil {
 			return err
 		}
 		labels, warnings := engineLabels(f.info.Labels)
@@ -321,9 +321,9 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 		_, err = t.exec(`UPDATE nodes SET engine_id = ?, name = ?, ip = ?, cpus = ?, memory_bytes = ?, storage_driver = ?,
 			kernel_version = ?, operating_system = ?, os_type = ?, architecture = ?, engine_version = ?, api_version = ?,
 			min_api_version = ?, clock_skew_ms = ?, engine_labels = ? WHERE id = ?`,
-			bounded(f.info.ID), up.name, f.ip, f.info.NCPU, f.info.MemTotal, bounded(f.info.Driver),
-			bounded(f.info.KernelVersion), bounded(f.info.OperatingSystem), bounded(f.info.OSType), bounded(f.info.Architecture),
-			bounded(f.version.Version), f.api.String(), f.min.String(), f.skew.Milliseconds(), jsonText(labels), id)
+			bounded(f.info.ID), up.name, f.ip, f.info.NCPU, f.info.MemTotal, plainLine(f.info.Driver),
+			plainLine(f.info.KernelVersion), plainLine(f.info.OperatingSystem), plainLine(f.info.OSType), plainLine(f.info.Architecture),
+			plainLine(f.version.Version), f.api.String(), f.min.String(), f.skew.Milliseconds(), jsonText(labels), id)
 		if err != nil {
 			return err
 		}
@@ -428,7 +428,7 @@ func (t *tx) putNodeLabels(id int64, f *nodeFacts, labels map[string]string) err
 		return err
 	}
 	for k, read := range automaticLabels {
-		if _, err := t.exec("INSERT OR REPLACE INTO node_labels VALUES (?,?,?,'automatic')", id, k, bounded(read(&f.info))); err != nil {
+		if _, err := t.exec("INSERT OR REPLACE INTO node_labels VALUES (?,?,?,'automatic')", id, k, plainLine(read(&f.info))); err != nil {
 			return err
 		}
 	}
@@ -530,7 +530,7 @@ func (s *store) nodeDown(ctx context.Context, id int64, state string, cause erro
 			return err
 		}
 		_, err := t.exec(`UPDATE nodes SET state = ?1, state_at = CASE state WHEN ?1 THEN state_at ELSE strftime('%s','now') END,
-			step = ?2, error = ?3, failures = min(failures + 1, 3) WHERE id = ?4`, state, step, bounded(msg), id)
+			step = ?2, error = ?3, failures = min(failures + 1, 3) WHERE id = ?4`, state, step, plainLine(msg), id)
 		if err != nil || old != "healthy" {
 			return err
 		}

@@ -344,7 +344,7 @@ func (ns *nodes) watch(ctx context.Context, e *engine) {
 			continue
 		}
 		unwritten = ""
-		msg := err.Error()
+		msg := plainLine(err.Error())
 		wasHealthy := e.healthy.Load()
 		if wasHealthy || e.trouble.Load() == nil {
 			e.since.Store(time.Now().Unix())
