@@ -324,7 +324,11 @@ type manager struct {
 // returns when it answers and all nodes are healthy. With -tlsverify, when it listens.
 func startManager(t testing.TB, args ...string) *manager {
 	t.Helper()
-	m := newManager(t, managerBinary(t, "-race"), args...)
+	var flags []string
+	if !allFaults() { // its figures are those of the program as it is built for users
+		flags = []string{"-race"}
+	}
+	m := newManager(t, managerBinary(t, flags...), args...)
 	m.start(t)
 	m.ready(t)
 	return m
