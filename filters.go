@@ -87,8 +87,16 @@ func (t *tx) demandClauses(d demand) (cs []clause, err error) {
 		has  = "EXISTS (SELECT 1 FROM resource_load r WHERE r.node_id = n.id AND r.name = ? AND %s)"
 		free = "NOT EXISTS (SELECT 1 FROM resources_held h WHERE h.node_id = n.id AND h.name = ? AND %s)"
 	)
+	few := &nodeSet{0, "SELECT node_id FROM node_resources WHERE name = ? AND amount >= ?", []any{name, max(d.Amount, 1)}}
+	if err := t.get("SELECT count(*) FROM ("+few.sql+")", few.args, &few.count); err != nil {
+		return nil, err
+	}
 	add := func(words, sql, condition string, args ...any) {
-		cs = append(cs, clause{one: "has " + words, many: "have " + words, sql: fmt.Sprintf(sql, condition), args: append([]any{name}, args...)})
+		c := clause{one: "has " + words, many: "have " + words, sql: fmt.Sprintf(sql, condition), args: append([]any{name}, args...)}
+		if sql == has {
+			c.few = few
+		}
+		cs = append(cs, c)
 	}
 	switch {
 	case len(d.IDs) > 0:

@@ -266,6 +266,30 @@ func TestDevicesAreHandedOutOnlyWhereTheirIDsAreKnown(t *testing.T) {
 	}
 }
 
+func TestGPUsAreFoundAmongManyNodes(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	manyNodes(t, st, 300)
+	st.sql(t, `INSERT INTO node_resources SELECT id, 'gpu', 2, '["0","1"]' FROM nodes WHERE id % 100 = 7`)
+	sc := testScheduler(t, st, "spread")
+	for range 6 {
+		if _, err := sc.placeBody(t.Context(), t, "", gpuBody(1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := sc.placeBody(t.Context(), t, "", gpuBody(1))
+	if want := "no node fits: 300 of 300 have no gpu free"; err == nil || err.Error() != want {
+		t.Errorf("a seventh GPU of six: %v, want %s", err, want)
+	}
+	if got := st.all(t, "SELECT node, plan, count(*) FROM placements WHERE outcome = 'reserved' GROUP BY 1, 2 ORDER BY 1"); got != "node-107|few|2\nnode-207|few|2\nnode-7|few|2" {
+		t.Errorf("node|plan|placements:\n%s", got)
+	}
+	if got := st.all(t, overcommitted); got != "" {
+		t.Errorf("overcommitted: %s", got)
+	}
+}
+
 func TestNodeLabelsSayWhatANodeHas(t *testing.T) {
 	t.Parallel()
 	e := newFakeEngine(t, func(e *fakeEngine) { e.name, e.labels = "node-1", []string{"resource.fpga=lots", "resource.gpu=1"} })

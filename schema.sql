@@ -283,7 +283,7 @@ CREATE TABLE node_resources (
   devices TEXT    NOT NULL DEFAULT '[]',       -- their IDs, JSON; '[]' = not known
   PRIMARY KEY (node_id, name)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX node_resources_by_name ON node_resources (name, node_id);
+CREATE INDEX node_resources_by_name ON node_resources (name, amount, node_id);
 
 CREATE TABLE resources (
   /* Countable things that containers were given, or were promised: exactly one of container and
