@@ -36,7 +36,7 @@ type movePace struct {
 	fresh       time.Duration // a container that was never started is left alone for so long
 }
 
-var usualPace = movePace{200 * time.Millisecond, 5 * time.Second, 5 * time.Minute, 2 * time.Second, 5 * time.Minute, time.Minute}
+var usualPace = movePace{time.Second, 5 * time.Second, 5 * time.Minute, 2 * time.Second, 5 * time.Minute, time.Minute}
 
 const (
 	movesAtOnce = 8
@@ -158,7 +158,9 @@ func (s *store) nodeIDs(ctx context.Context, query string) (ids []int64, err err
 // lookAtNodes starts attempts for what is on nodes that are drained, or have been
 // lost for long enough, and writes why the rest stays.
 func (m *mover) lookAtNodes(ctx context.Context) error {
-	rows, err := m.store.query(ctx, `SELECT id, state, state_at, source = 'lost' FROM nodes WHERE state = 'unhealthy' OR state = 'healthy' AND availability = 'drain'`)
+	rows, err := m.store.query(ctx, `SELECT id, state, state_at, source = 'lost' FROM nodes
+		WHERE state = 'healthy' AND availability = 'drain' OR state = 'unhealthy' AND id IN (
+		      SELECT c.node_id FROM container_labels l JOIN containers c ON c.id = l.container WHERE l.key = ?)`, expressionLabel("reschedule"))
 	if err != nil {
 		return err
 	}

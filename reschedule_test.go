@@ -305,6 +305,36 @@ func (e *fakeEngine) inspectBody(t testing.TB, name string) []byte {
 	return data
 }
 
+// A container comes back to a node where what was left of its first move still is: the
+// two have one com.docker.swarm.id, and only one is what the create was about.
+func TestAMoveBackIsNotTakenForWhatWasLeftThere(t *testing.T) {
+	t.Parallel()
+	a, b := newFakeEngine(t, hostNamed("a")), newFakeEngine(t, hostNamed("b"))
+	f := newFront(t, a, b)
+	f.available(t, "b", "pause")
+	f.make(t, "web", movableBody)
+	f.nodes.settle(t.Context())
+	f.available(t, "b", "active")
+	f.startMover(t, 0, false)
+	a.stop()
+	f.awaitRows(t, "web@b=running", whereQuery)
+	a.restart()
+	f.awaitRows(t, "kept", "SELECT old FROM moves")
+	left := a.containerNames()
+	undo := a.override("POST", "^/containers/create$", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }) // nothing is made, and nobody knows
+	f.available(t, "b", "drain")
+	f.awaitRows(t, "1", "SELECT count(*) FROM reservations WHERE state = 'unknown'")
+	undo()
+	f.awaitRows(t, "web|a|running", "SELECT c.name, n.name, c.state FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = 'web'")
+	if got := a.containerNames(); len(got) != 2 || !slices.Contains(got, left[0]) || !slices.Contains(got, "web") {
+		t.Errorf("on a: %q, want web and %s", got, left[0])
+	}
+	if got := f.rows(t, "SELECT count(*) FROM placements WHERE container_id = (SELECT container_id FROM containers WHERE name = ?)", left[0]); got != "1" {
+		t.Errorf("%s placements made %s, want its own: what was left was taken for the copy", got, left[0])
+	}
+	f.oracle(t)
+}
+
 func TestALostNodeIsGivenItsTime(t *testing.T) {
 	t.Parallel()
 	f, a, _, _ := abc(t)
