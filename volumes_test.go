@@ -97,6 +97,31 @@ func TestVolumeIsMadeOnOneNodeAndFoundThere(t *testing.T) {
 	}
 }
 
+// Networks and volumes take expressions in their labels, as containers do.
+func TestExpressionsPlaceNetworksAndVolumes(t *testing.T) {
+	t.Parallel()
+	_, c, api := threeNodes(t)
+	api.want("POST", "/v1.41/containers/create?name=db", `{"Image":"busybox","Env":["constraint:node==n2"]}`, 201, "")
+	for i, tt := range []struct{ label, texts, node string }{
+		{"constraints", `["node==n3"]`, "n3"}, {"constraints", `["node!=n1","node==/[13]/"]`, "n3"}, {"constraints", "node==n2", "n2"},
+		{"whitelists", `["node==n2|n9"]`, "n2"}, {"affinities", `["container==db"]`, "n2"}, {"affinities", `["container!=db","container!=none"]`, ""},
+		{"constraints", `["node==~n3"]`, "n3"},
+	} {
+		name := fmt.Sprint("thing", i)
+		body := jsonText(map[string]any{"Name": name, "Labels": map[string]string{"com.docker.swarm." + tt.label: tt.texts}})
+		for table, path := range map[string]string{"networks": "/v1.41/networks/create", "volumes": "/v1.41/volumes/create"} {
+			api.want("POST", path, body, 201, "")
+			got := c.store.one(t, "SELECT n.name FROM "+table+" x JOIN nodes n ON n.id = x.node_id WHERE x.name = ?", name)
+			if tt.node != "" && got != tt.node || tt.node == "" && got == "n2" {
+				t.Errorf("%s with %s %s is on %s, want %q", table, tt.label, tt.texts, got, tt.node)
+			}
+		}
+	}
+	api.want("POST", "/v1.41/volumes/create", `{"Name":"x","Labels":{"com.docker.swarm.constraints":"[\"zone==a\"]"}}`, 503, "no node fits: 3 of 3 fail constraint zone==a")
+	api.want("POST", "/v1.41/volumes/create", `{"Name":"x","Labels":{"com.docker.swarm.constraints":"[\"zone=a\"]"}}`, 400, `constraint "zone=a": expected == or !=`)
+	api.want("POST", "/v1.41/networks/create", `{"Name":"x","Labels":{"com.docker.swarm.constraints":"[\"zone==/(/\"]"}}`, 400, `constraint "zone==/(/": regular expression "(": missing closing )`)
+}
+
 func TestVolumeCreatesOfOneNameMeet(t *testing.T) {
 	t.Parallel()
 	engines, _, api := threeNodes(t)
