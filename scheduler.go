@@ -165,6 +165,11 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 	defer done()
 	err = sc.store.write(ctx, func(t *tx) error {
 		p, refused, line = &placement{name: w.name}, nil, 0
+		if w.refused != 0 { // and looked for once more: the ledger has its last refusal, or none
+			if _, err := t.exec("DELETE FROM placements WHERE id = ?", w.refused); err != nil {
+				return err
+			}
+		}
 		if w.kind == "container" {
 			if w.line == 0 { // in line it has its name
 				if err := t.claimName(p); err != nil {
@@ -209,7 +214,11 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 		w.line, w.name = line, p.name
 		sc.store.room.ring() // another is the head of the line now
 	}
+	w.refused = 0
 	if refused != nil {
+		if line == 0 {
+			w.refused = p.id
+		}
 		return nil, refused
 	}
 	return p, nil

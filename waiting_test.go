@@ -315,3 +315,37 @@ func TestCreateThatWaitedInVainIsRefusedOnce(t *testing.T) {
 		t.Errorf("after a start: %v", err)
 	}
 }
+
+// A create that is refused is looked at again when the nodes have been read anew: it
+// is one refusal in the ledger all the same, and none when there is room after all.
+func TestRefusedCreateIsOneRowInTheLedger(t *testing.T) {
+	t.Parallel()
+	one := newFakeEngine(t, func(e *fakeEngine) { e.name = "one" })
+	c, base := testCluster(t, one)
+	for range 3 {
+		// What was just created is owed a read, for which a refused create waits.
+		if status, answer := postJSON(t, base+"/containers/create", `{"Image":"busybox"}`); status != 201 {
+			t.Fatal(status, answer)
+		}
+		if status, answer := postJSON(t, base+"/containers/create", `{"Image":"busybox","Env":["constraint:storage==tape"]}`); status != 503 {
+			t.Fatal(status, answer)
+		}
+	}
+	if got := c.store.all(t, "SELECT outcome, count(*) FROM placements GROUP BY 1 ORDER BY 1"); got != "created|3\nrefused|3" {
+		t.Errorf("ledger %q, want 3 created and 3 refused", got)
+	}
+	w, _, err := readCreate([]byte(`{"Env":["constraint:storage==tape"]}`), &call{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.scheduler.place(t.Context(), w); !errors.As(err, new(*noNodeError)) {
+		t.Fatal(err)
+	}
+	c.store.sql(t, "INSERT INTO node_labels VALUES (1, 'storage', 'tape', 'operator')")
+	if _, err := c.scheduler.place(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.store.one(t, "SELECT count(*) FROM placements WHERE outcome = 'refused'"); got != "3" {
+		t.Errorf("%s refusals, want 3: the fourth was taken back", got)
+	}
+}

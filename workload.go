@@ -44,9 +44,10 @@ type workload struct {
 	exclude          []int64 // nodes that were silent when asked
 	// A create that may wait for room does so until then, or until its client has gone;
 	// line is its row in waiting, 0 before and after.
-	until time.Time
-	gone  <-chan struct{}
-	line  int64
+	until   time.Time
+	gone    <-chan struct{}
+	line    int64
+	refused int64 // row in the ledger of its last refusal; 0: none
 }
 
 // runtimes is the runtime that is asked for, if any.
