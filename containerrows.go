@@ -36,10 +36,12 @@ type nodeFace struct {
 	now          time.Time
 }
 
-func (t *tx) nodeFace(id int64) (*nodeFace, error) {
+func (t *tx) nodeFace(id int64) (*nodeFace, error) { return readNodeFace(t.get, id) }
+
+func readNodeFace(get func(string, []any, ...any) error, id int64) (*nodeFace, error) {
 	n := &nodeFace{id: id, now: time.Now()}
 	var skew int64
-	err := t.get("SELECT n.name, n.ip, n.clock_skew_ms, m.count_stopped FROM nodes n, manager m WHERE n.id = ?",
+	err := get("SELECT n.name, n.ip, n.clock_skew_ms, m.count_stopped FROM nodes n, manager m WHERE n.id = ?",
 		[]any{id}, &n.name, &n.ip, &skew, &n.countStopped)
 	n.skew = time.Duration(skew) * time.Millisecond
 	return n, err
@@ -240,22 +242,55 @@ func statusText(head string, at *int64, tail string, now time.Time) string {
 	return head + units.HumanDuration(max(now.Sub(time.Unix(*at, 0)), 0)) + tail
 }
 
+// storedContainer is a container's row as far as it is compared with what an engine lists.
+type storedContainer struct {
+	id                               int64
+	summary, name, state, head, tail string
+	at                               *int64
+	known, counted                   bool
+}
+
+// storedContainers are the rows of a node's containers, or of one of them, by container ID.
+func (t *tx) storedContainers(node int64, only string) (map[string]*storedContainer, error) {
+	query, args := `SELECT container_id, id, summary, name, state, status_head, status_at, status_tail, inspected, counted
+		FROM containers WHERE node_id = ?`, []any{node}
+	if only != "" {
+		query, args = query+" AND container_id = ?", append(args, only)
+	}
+	rows, err := t.query(query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	stored := map[string]*storedContainer{}
+	for rows.Next() {
+		var id string
+		c := &storedContainer{}
+		if err := rows.Scan(&id, &c.id, &c.summary, &c.name, &c.state, &c.head, &c.at, &c.tail, &c.known, &c.counted); err != nil {
+			return nil, err
+		}
+		stored[id] = c
+	}
+	return stored, rows.Err()
+}
+
 // putContainer writes a container's rows if they differ from what is there. It
 // reports whether an inspect is wanted: what the container reserves is unknown,
 // or its words have a time that the row cannot explain.
 func (t *tx) putContainer(n *nodeFace, r *containerRow) (look bool, err error) {
-	var old struct {
-		id                               int64
-		summary, name, state, head, tail string
-		at                               *int64
-		known, counted                   bool
-	}
-	err = t.get(`SELECT id, summary, name, state, status_head, status_at, status_tail, inspected, counted
-		FROM containers WHERE container_id = ? AND node_id = ?`, []any{r.id, n.id},
-		&old.id, &old.summary, &old.name, &old.state, &old.head, &old.at, &old.tail, &old.known, &old.counted)
-	exists := err == nil
-	if err != nil && !errors.Is(err, errNotFound) {
+	stored, err := t.storedContainers(n.id, r.id)
+	if err != nil {
 		return false, err
+	}
+	return t.putContainerOver(n, r, stored[r.id])
+}
+
+// putContainerOver is putContainer where the row that is there is known; nil: none.
+func (t *tx) putContainerOver(n *nodeFace, r *containerRow, stored *storedContainer) (look bool, err error) {
+	exists := stored != nil
+	var old storedContainer
+	if exists {
+		old = *stored
 	}
 	counted := r.counted
 	if counted && (!exists || !old.counted) && r.labels[swarmIDLabel] != "" {
@@ -297,7 +332,7 @@ func (t *tx) putContainer(n *nodeFace, r *containerRow) (look bool, err error) {
 		counted, known, string(r.summary), old.id); err != nil {
 		return false, err
 	}
-	return !known, t.putContainerParts(n, old.id, r)
+	return !known, t.putContainerParts(n, old.id, r, exists)
 }
 
 // sameWords tells whether a container that is in its state since at would be
@@ -312,11 +347,14 @@ func sameWords(now time.Time, at int64, words string) bool {
 	return false
 }
 
-// putContainerParts writes the tables beside a container's row.
-func (t *tx) putContainerParts(n *nodeFace, id int64, r *containerRow) error {
-	for _, table := range []string{"container_labels", "mounts", "container_networks"} {
-		if _, err := t.exec("DELETE FROM "+table+" WHERE container = ?", id); err != nil {
-			return err
+// putContainerParts writes the tables beside a container's row, in place of what is there
+// if it had a row before.
+func (t *tx) putContainerParts(n *nodeFace, id int64, r *containerRow, before bool) error {
+	if before {
+		for _, table := range []string{"container_labels", "mounts", "container_networks"} {
+			if _, err := t.exec("DELETE FROM "+table+" WHERE container = ?", id); err != nil {
+				return err
+			}
 		}
 	}
 	for k, v := range r.labels {

@@ -164,8 +164,6 @@ func newEngine(id int64, addr string, certs *certSource, verify bool, ssh *sshCl
 		MaxResponseHeaderBytes: maxHeader,
 		DisableCompression:     true,
 		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
-		WriteBufferSize:        32 << 10,
-		ReadBufferSize:         32 << 10,
 	}
 	var err error
 	e.docker, err = client.NewClientWithOpts(client.WithHost("tcp://"+e.hostOnly()),
@@ -318,8 +316,8 @@ func (e *engine) turn(req *http.Request) error {
 // send is do without a place among the calls that are counted: for streams, and for
 // what the manager itself asks.
 func (e *engine) send(req *http.Request, p patience) (*http.Response, error) {
-	if p == read && (req.Body == nil || req.Body == http.NoBody) && (req.Method == http.MethodGet || req.Method == http.MethodHead) {
-		return e.read(req)
+	if (p == read || p == endless) && (req.Body == nil || req.Body == http.NoBody) && (req.Method == http.MethodGet || req.Method == http.MethodHead) {
+		return e.read(req, p == endless)
 	}
 	fail := func(sent, timeout bool, err error) error {
 		return &engineError{e.nodeName(), req.Method + " " + req.URL.Path, sent, timeout, err}
@@ -329,7 +327,7 @@ func (e *engine) send(req *http.Request, p patience) (*http.Response, error) {
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
 	waiting, answered := context.WithCancel(ctx)
 	var timer *time.Timer
-	if p == read || p == endless {
+	if p == read {
 		timer = time.AfterFunc(readWait, func() { cancel(errNoAnswer) })
 	} else {
 		timer = time.AfterFunc(writeWait, func() { e.outlive(waiting, cancel, p) })

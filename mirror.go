@@ -288,28 +288,34 @@ func (s *store) newestContainer(ctx context.Context, node int64) (m mirrorState,
 // before were written by creates while the list was on its way; they stay. It
 // returns the containers that want an inspect.
 func (s *store) putLists(ctx context.Context, node int64, l lists, before int64) (look []string, err error) {
+	// Decoded before the writer's turn, which is everybody's.
+	n, err := readNodeFace(func(query string, args []any, dest ...any) error { return s.get(ctx, query, args, dest...) }, node)
+	if err != nil {
+		return nil, err
+	}
+	bad := 0
+	var entries []*containerRow
+	listed := map[string]bool{}
+	for _, raw := range slices.Backward(l.containers) { // oldest first: rows are listed in the order they were made
+		row, err := n.container(raw)
+		if err != nil || listed[row.id] {
+			bad++
+			continue
+		}
+		entries = append(entries, row)
+		listed[row.id] = true
+	}
 	err = s.write(ctx, func(t *tx) error {
 		look = nil
-		n, err := t.nodeFace(node)
+		stored, err := t.storedContainers(node, "")
 		if err != nil {
 			return err
 		}
-		listed := map[string]bool{}
-		bad := 0
-		for _, raw := range slices.Backward(l.containers) { // oldest first: rows are listed in the order they were made
-			row, err := n.container(raw)
-			if err != nil {
-				bad++
-				continue
+		for _, row := range entries {
+			if stored[row.id] == nil && l.owed != nil && l.owed(mark{"container", row.id}) {
+				continue // read again anyway: it may have been removed since
 			}
-			listed[row.id] = true
-			if l.owed != nil && l.owed(mark{"container", row.id}) {
-				// Read again anyway: it may have been removed since.
-				if err := t.get("SELECT 1 FROM containers WHERE node_id = ? AND container_id = ?", []any{node, row.id}, new(int)); errors.Is(err, errNotFound) {
-					continue
-				}
-			}
-			want, err := t.putContainer(n, row)
+			want, err := t.putContainerOver(n, row, stored[row.id])
 			if err != nil {
 				return err
 			}
@@ -318,8 +324,13 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 			}
 		}
 		if bad == 0 {
-			if err := t.dropUnlisted(node, listed, before); err != nil {
-				return err
+			for id := range stored {
+				if !listed[id] {
+					if err := t.dropUnlisted(node, listed, before); err != nil {
+						return err
+					}
+					break
+				}
 			}
 			if err := t.letGo(l.renames); err != nil {
 				return err

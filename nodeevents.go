@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,59 +23,47 @@ type engineEvent struct {
 	raw json.RawMessage
 }
 
-// readEvents reads the stream and hands on what has come, in bunches under load.
-// Lines that are no events are skipped.
+// readEvents reads the stream and hands on what has come, in bunches under load: what
+// is not read yet waits in the connection. Lines that are no events are skipped.
 func readEvents(ctx context.Context, stream io.Reader, out chan<- []engineEvent) error {
-	lines := make(chan engineEvent, 256)
-	failed := make(chan error, 1)
-	go func() {
-		defer close(lines)
-		in := bufio.NewReaderSize(stream, 4<<10)
-		for {
-			line, err := readLine(in)
-			if err != nil {
-				failed <- err
-				return
+	in := bufio.NewReaderSize(stream, 4<<10)
+	var batch []engineEvent
+	for {
+		line, err := readLine(in)
+		if err == nil {
+			if ev, ok := parseEvent(line); ok {
+				batch = append(batch, ev)
 			}
-			ev := engineEvent{raw: line}
-			if json.Unmarshal(line, &ev) != nil || ev.Action == "" && ev.Status == "" {
+			if more, _ := in.Peek(in.Buffered()); bytes.IndexByte(more, '\n') >= 0 {
 				continue
 			}
-			if ev.Action == "" {
-				ev.Type, ev.Action, ev.Actor.ID = "container", ev.Status, ev.ID
-			}
-			if ev.TimeNano == 0 {
-				ev.TimeNano = ev.Time * second
-			}
+		}
+		if len(batch) > 0 {
 			select {
-			case lines <- ev:
+			case out <- batch:
 			case <-ctx.Done():
-				failed <- ctx.Err()
-				return
+				return ctx.Err()
 			}
+			batch = nil
 		}
-	}()
-	for ev := range lines {
-		batch := []engineEvent{ev}
-	fill:
-		for len(batch) < cap(lines) {
-			select {
-			case ev, ok := <-lines:
-				if !ok {
-					break fill
-				}
-				batch = append(batch, ev)
-			default:
-				break fill
-			}
-		}
-		select {
-		case out <- batch:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err != nil {
+			return err
 		}
 	}
-	return <-failed
+}
+
+func parseEvent(line []byte) (ev engineEvent, ok bool) {
+	ev.raw = line
+	if json.Unmarshal(line, &ev) != nil || ev.Action == "" && ev.Status == "" {
+		return ev, false
+	}
+	if ev.Action == "" {
+		ev.Type, ev.Action, ev.Actor.ID = "container", ev.Status, ev.ID
+	}
+	if ev.TimeNano == 0 {
+		ev.TimeNano = ev.Time * second
+	}
+	return ev, true
 }
 
 // readLine returns the next line; one over maxItem is skipped, its memory not kept.

@@ -608,7 +608,7 @@ func testClusterAt(t testing.TB, addresses []string) (*cluster, string) {
 	c := &cluster{log: log, store: st, nodes: ns, scheduler: testScheduler(t, st, "spread"), names: "plain", base: ctx}
 	server := httptest.NewServer(newAPI(c, log, "test", nil))
 	t.Cleanup(server.Close)
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if got := st.all(t, "SELECT count(*) FROM nodes WHERE state = 'healthy'"); got != strconv.Itoa(len(addresses)) {
 			return fmt.Errorf("%s of %d nodes are healthy", got, len(addresses))
 		}

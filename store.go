@@ -162,7 +162,8 @@ func (s *store) open(ctx context.Context) error {
 		files, err = stateFiles(s.path)
 	}
 	if err == nil {
-		s.ro, err = sql.Open("sqlite", dsn(s.path, fmt.Sprintf("%s&_pragma=busy_timeout(%d)&_pragma=query_only(1)", common, busyWait.Milliseconds())))
+		// A small cache: the system has the file in its own.
+		s.ro, err = sql.Open("sqlite", dsn(s.path, fmt.Sprintf("%s&_pragma=busy_timeout(%d)&_pragma=query_only(1)&_pragma=cache_size(-2000)", common, busyWait.Milliseconds())))
 	}
 	if err != nil {
 		s.rw.Close()

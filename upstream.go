@@ -113,7 +113,8 @@ func (u *upstream) close() {
 // read sends a request without a body and waits up to readWait for the header of
 // the answer. The caller closes the body; a connection whose answer was read to
 // its end is kept.
-func (e *engine) read(req *http.Request) (*http.Response, error) {
+// An endless answer has a connection of its own and may be silent for any time.
+func (e *engine) read(req *http.Request, endless bool) (*http.Response, error) {
 	fail := func(sent bool, err error) error {
 		timeout := errors.Is(err, os.ErrDeadlineExceeded) && req.Context().Err() == nil
 		if timeout {
@@ -130,7 +131,10 @@ func (e *engine) read(req *http.Request) (*http.Response, error) {
 	req.Header.Write(&head)
 	head.WriteString("\r\n")
 	for {
-		conn := e.reads.take()
+		var conn *upstreamConn
+		if !endless {
+			conn = e.reads.take()
+		}
 		reused := conn != nil
 		if !reused {
 			fresh, err := e.dial(req.Context())
@@ -138,7 +142,7 @@ func (e *engine) read(req *http.Request) (*http.Response, error) {
 				return nil, fail(false, err)
 			}
 			conn = &upstreamConn{Conn: fresh}
-			conn.in = bufio.NewReaderSize(conn, 16<<10)
+			conn.in = bufio.NewReaderSize(conn, 4<<10) // large pieces go past it
 		}
 		conn.header = maxHeader
 		// A client that leaves ends the call.
@@ -165,8 +169,14 @@ func (e *engine) read(req *http.Request) (*http.Response, error) {
 		e.answered()
 		e.timeouts.Store(0)
 		conn.header = -1
-		resp.Body = &upstreamBody{ReadCloser: resp.Body, engine: e, conn: conn, ctx: req.Context(), stop: stop,
-			keep: !resp.Close && resp.StatusCode >= 200, ended: req.Method == http.MethodHead || resp.ContentLength == 0}
+		if endless {
+			conn.SetDeadline(time.Time{})
+			if req.Context().Err() != nil {
+				conn.SetDeadline(time.Unix(1, 0)) // its end has set this just before it was put off
+			}
+		}
+		resp.Body = &upstreamBody{ReadCloser: resp.Body, engine: e, conn: conn, ctx: req.Context(), stop: stop, endless: endless,
+			keep: !endless && !resp.Close && resp.StatusCode >= 200, ended: req.Method == http.MethodHead || resp.ContentLength == 0}
 		return resp, nil
 	}
 }
@@ -179,11 +189,15 @@ type upstreamBody struct {
 	ctx         context.Context
 	stop        func() bool
 	keep, ended bool
+	endless     bool
 	closed      bool
 }
 
-// Read waits up to readWait for each piece.
+// Read waits up to readWait for each piece, unless the answer is endless.
 func (b *upstreamBody) Read(p []byte) (int, error) {
+	if b.endless {
+		return b.ReadCloser.Read(p)
+	}
 	b.conn.SetDeadline(time.Now().Add(readWait))
 	if b.ctx.Err() != nil {
 		return 0, b.ctx.Err() // its end may have set a deadline that has just been put off
