@@ -17,6 +17,7 @@ type cluster struct {
 	nodes     *nodes
 	scheduler *scheduler
 	names     string   // plain, both or node: how lists name containers
+	infoNodes int      // that docker info shows; all of them are in the database
 	everyNode bool     // -images=every-node: pull, load and import go to all nodes
 	engineTLS bool     // engines are spoken to in TLS unless their line says otherwise
 	named     *sources // where nodes come from

@@ -24,6 +24,7 @@ type config struct {
 	filters    []string
 	overcommit float64
 	names      string
+	infoNodes  int
 	images     string
 	allowHosts []string
 	insecure   bool
@@ -96,6 +97,7 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs.Var(&c.history, "history", "`AGE/ROWS` of past placements to keep, 0 for no limit")
 	fs.Var((*stringList)(&c.groupBy), "group-by", "`LABEL` whose value makes a group: containers, networks and volumes that belong on one node;\nrepeatable (default "+strings.Join(defaultGroupLabels, ", ")+")")
 	fs.StringVar(&c.names, "names", "plain", "`FORM` of container names in lists: plain, both (name and node/name) or node (node/name)")
+	fs.IntVar(&c.infoNodes, "info-nodes", 50, "`NUMBER` of nodes that docker info shows; the view cluster has all")
 	fs.StringVar(&c.images, "images", "shared", "`WAY` of pull, load and import: shared (to one node, copied where it is needed)\nor every-node (to all healthy nodes at once)")
 	fs.DurationVar(&c.rescheduleAfter, "reschedule-after", 30*time.Second, "`DURATION` that a node must have been lost for before its containers with the policy\non-node-failure are made anew elsewhere")
 	fs.StringVar(&c.drain, "drain", "policy", "`WHICH` containers a drain moves: policy (those with a reschedule policy)\nor recreate (all that have nothing on their host)")
@@ -195,6 +197,8 @@ func (c *config) check() error {
 		return fmt.Errorf("-drain %q: expected policy or recreate", c.drain)
 	case !slices.Contains([]string{"plain", "both", "node"}, c.names):
 		return fmt.Errorf("-names %q: expected plain, both or node", c.names)
+	case c.infoNodes < 0:
+		return fmt.Errorf("-info-nodes %d: expected a number of nodes", c.infoNodes)
 	case !slices.Contains([]string{"shared", "every-node"}, c.images):
 		return fmt.Errorf("-images %q: expected shared or every-node", c.images)
 	case !slices.Contains([]string{"text", "json"}, c.logFormat):

@@ -78,6 +78,7 @@ type engine struct {
 	failed     atomic.Int32  // starts and creates it failed at lately: see noteWork
 	suspect    chan struct{} // a call ran out: probe now
 	unwritten  chan error    // what was read of it could not be written
+	unsettled  chan struct{} // it may have done a create that nobody waits for any more
 	tried      chan struct{} // closed when the first attempt to connect has ended, well or not
 	triedOnce  sync.Once
 	began      atomic.Int64                  // monotonic nanoseconds, when it was connected to
@@ -130,7 +131,7 @@ var errNoAnswer = errors.New("no answer in time")
 // the engine will do.
 func newEngine(id int64, addr string, certs *certSource, verify bool, ssh *sshClient) (*engine, error) {
 	e := &engine{id: id, addr: addr, calls: make(chan struct{}, maxCalls), heavy: make(chan struct{}, maxHeavy), suspect: make(chan struct{}, 1), unwritten: make(chan error, 1),
-		tried: make(chan struct{})}
+		unsettled: make(chan struct{}, 1), tried: make(chan struct{})}
 	lost := make(chan struct{})
 	e.lost.Store(&lost)
 	e.setName(strings.TrimPrefix(addr, "tcp://"))

@@ -68,6 +68,9 @@ func (n *fleetNode) serve(w http.ResponseWriter, r *http.Request) {
 	} else if len(parts) == 2 {
 		kind = parts[0] + " " + strings.TrimSuffix(parts[1], n.refOf(parts))
 	}
+	if len(parts) == 2 && parts[1] == "json" {
+		kind = parts[0] + " list"
+	}
 	if r.URL.Query().Has("filters") { // what is read again, not the whole list
 		kind += " filtered"
 	}

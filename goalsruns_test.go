@@ -222,7 +222,7 @@ func (f *fleetProcess) byCreates() (n int64) {
 	counts := f.counts()
 	f.t.Logf("asked of the engines so far: %v", counts)
 	for what, c := range counts {
-		if !slices.Contains([]string{"connections", "GET containers json", "GET images json", "GET networks", "GET volumes"}, what) {
+		if !slices.Contains([]string{"connections", "GET containers list", "GET images list", "GET networks", "GET volumes"}, what) {
 			n += c
 		}
 	}

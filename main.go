@@ -172,7 +172,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 			go certs.watch(base, reloads())
 		}
 	}
-	cl := &cluster{log: log, store: store, nodes: ns, scheduler: sched, names: c.names, everyNode: c.images == "every-node", engineTLS: c.engineTLSVerify, named: src, joins: newJoinLimits(), base: base}
+	cl := &cluster{log: log, store: store, nodes: ns, scheduler: sched, names: c.names, infoNodes: c.infoNodes, everyNode: c.images == "every-node", engineTLS: c.engineTLSVerify, named: src, joins: newJoinLimits(), base: base}
 	if c.relayPorts {
 		if cl.relay, err = newPortRelay(log, store, listening); err != nil {
 			return err

@@ -2,13 +2,15 @@ package main
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
 
 // mark names one thing on a node that changed and has to be read again. A "busy"
 // container is one that the engine may still be changing, "update" is one whose
-// reservations may have changed: the same read of a "container", with more to it.
+// reservations may have changed: the same read of a "container", with more to it;
+// "look" is one of which all but that is known, with less to it.
 // Reads of one thing never run side by side, or the older might have the last word.
 type mark struct{ kind, id string }
 
@@ -24,6 +26,7 @@ type marks struct {
 	todo    []mark
 	state   map[mark]*markState
 	running int
+	looks   int // of those running
 	idle    *sync.Cond
 	readOne func(mark)
 }
@@ -33,6 +36,7 @@ type markState struct {
 	running bool
 	ranOut  bool       // a list waited for it once in vain
 	busy    bool       // the engine may not have finished its change
+	look    bool       // nothing but a look was asked for: it is not waited for, and others go first
 	update  bool       // what it reserves may have changed
 	next    *markState // asked for again while running
 }
@@ -97,22 +101,23 @@ func (m *marks) add(k mark) {
 	if !m.open {
 		return
 	}
-	busy, update := k.kind == "busy", k.kind == "update"
-	if busy || update {
+	busy, update, look := k.kind == "busy", k.kind == "update", k.kind == "look"
+	if busy || update || look {
 		k.kind = "container"
 	}
 	s := m.state[k]
 	switch {
 	case s == nil:
-		s = &markState{done: make(chan struct{})}
+		s = &markState{done: make(chan struct{}), look: look}
 		m.state[k] = s
 		m.todo = append(m.todo, k)
 	case s.running:
 		if s.next == nil {
-			s.next = &markState{done: make(chan struct{})}
+			s.next = &markState{done: make(chan struct{}), look: look}
 		}
 		s = s.next
 	}
+	s.look = s.look && look
 	s.busy, s.update = s.busy || busy, s.update || update
 	if !m.waiting && len(m.todo) > 0 {
 		m.waiting = true
@@ -132,7 +137,8 @@ func (m *marks) hurry() {
 func (m *marks) owes(k mark) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.state[k] != nil
+	s := m.state[k]
+	return s != nil && (!s.look || s.next != nil)
 }
 
 // owesLater tells whether a read of container id will begin after now.
@@ -140,25 +146,37 @@ func (m *marks) owesLater(id string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.state[mark{"container", id}]
-	return s != nil && (!s.running || s.next != nil)
+	return s != nil && (!s.running && !s.look || s.next != nil && !s.next.look)
 }
 
 func (m *marks) spawn() {
-	for m.open && !m.listing && !m.waiting && m.running < maxReads && len(m.todo) > 0 {
-		k := m.todo[0]
-		m.todo = m.todo[1:]
+	for m.open && !m.listing && !m.waiting && m.running < maxReads {
+		i := slices.IndexFunc(m.todo, func(k mark) bool { return !m.state[k].look })
+		if i < 0 && len(m.todo) > 0 && m.looks == 0 {
+			i = 0
+		}
+		if i < 0 {
+			return
+		}
+		k := m.todo[i]
+		m.todo = slices.Delete(m.todo, i, i+1)
 		s := m.state[k]
 		s.running = true
 		m.running++
-		go m.work(k, s.busy, s.update)
+		if s.look {
+			m.looks++
+		}
+		go m.work(k, s.busy, s.update, s.look)
 	}
 }
 
-func (m *marks) work(k mark, busy, update bool) {
+func (m *marks) work(k mark, busy, update, look bool) {
 	if update {
 		m.readOne(mark{"update", k.id})
 	}
 	switch {
+	case look:
+		m.readOne(mark{"look", k.id})
 	case busy:
 		m.readOne(mark{"busy", k.id})
 	case !update:
@@ -167,6 +185,9 @@ func (m *marks) work(k mark, busy, update bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.running--
+	if look {
+		m.looks--
+	}
 	if s := m.state[k]; s != nil {
 		close(s.done)
 		if s.next != nil {
@@ -187,7 +208,7 @@ func (m *marks) wait(ctx context.Context) bool {
 	var owed []*markState
 	for _, s := range m.state {
 		for ; s != nil; s = s.next {
-			if !s.ranOut {
+			if !s.ranOut && !s.look {
 				owed = append(owed, s)
 			}
 		}

@@ -20,23 +20,39 @@ type lists struct {
 	renames  string          // to let go of: a JSON list of ids
 	owed     func(mark) bool // what will be read again anyway: newer than the list
 	building bool            // the engine's images may be what a build tags just now
+	unlisted unlisted
 }
 
-// list reads all that the node has and makes its rows so. A list that fails
-// changes nothing.
+// list reads all that the node has and makes its rows so. A list that fails changes nothing.
 func (ns *nodes) list(ctx context.Context, e *engine) error {
+	return ns.listLess(ctx, e, unlisted{})
+}
+
+// listLess is list, less what is left out.
+func (ns *nodes) listLess(ctx context.Context, e *engine, not unlisted) error {
 	e.marks.hold()
 	defer e.marks.release()
 	before, err := ns.store.newestContainer(ctx, e.id)
 	if err != nil {
 		return err
 	}
-	l := lists{owed: e.marks.owes, renames: before.renames}
+	l := lists{owed: e.marks.owes, renames: before.renames, unlisted: not}
 	g, gctx := errgroup.WithContext(ctx)
 	room := newRoom(maxAnswer)
-	g.Go(func() error { return e.getWithin(gctx, "/images/json", "all=1", &l.images, room) })
-	g.Go(func() error { return e.getWithin(gctx, "/networks", "", &l.networks, room) })
-	g.Go(func() error {
+	g.Go(func() error { // one after the other: two connections are enough
+		if !not.images {
+			if err := e.getWithin(gctx, "/images/json", "all=1", &l.images, room); err != nil {
+				return err
+			}
+		}
+		if !not.networks {
+			if err := e.getWithin(gctx, "/networks", "", &l.networks, room); err != nil {
+				return err
+			}
+		}
+		if not.volumes {
+			return nil
+		}
 		var v struct{ Volumes []json.RawMessage }
 		err := e.getWithin(gctx, "/volumes", "", &v, room)
 		l.volumes = v.Volumes
@@ -64,9 +80,11 @@ func (ns *nodes) list(ctx context.Context, e *engine) error {
 	}
 	ns.noteChange()
 	for _, id := range look {
-		e.marks.add(mark{"container", id})
+		e.marks.add(mark{"look", id})
 	}
-	e.marks.add(mark{"platforms", ""})
+	if !not.images {
+		e.marks.add(mark{"platforms", ""})
+	}
 	return nil
 }
 
@@ -95,6 +113,14 @@ func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
 		return ns.readContainer(ctx, e, k.id)
 	case "container":
 		return ns.readContainer(ctx, e, k.id)
+	case "look": // a list has told all else; of a thousand nodes not all at once
+		select {
+		case ns.looking <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		defer func() { <-ns.looking }()
+		return ns.inspectContainer(ctx, e, k.id)
 	case "update": // what it reserves may have changed, which only an inspect tells
 		err := ns.store.write(ctx, func(t *tx) error {
 			_, err := t.exec(`UPDATE create_bodies SET stale = 1 WHERE key IN (SELECT CASE swarm_id WHEN '' THEN container_id ELSE swarm_id END
@@ -202,6 +228,11 @@ func (ns *nodes) readContainer(ctx context.Context, e *engine, id string) error 
 	if err != nil || !look {
 		return err
 	}
+	return ns.inspectContainer(ctx, e, id)
+}
+
+// inspectContainer reads what only an inspect tells: reservations, and exact times.
+func (ns *nodes) inspectContainer(ctx context.Context, e *engine, id string) error {
 	var in inspected
 	if err := e.getJSON(ctx, "/containers/"+url.PathEscape(id)+"/json", "", &in); err != nil {
 		if errors.Is(err, errNotFound) {
@@ -336,18 +367,23 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 				return err
 			}
 		}
-		badImages, reread, err := t.putImages(node, l.images, l.building)
-		if err != nil {
-			return err
+		var badImages, badNetworks, badVolumes int
+		var reread []string
+		if !l.unlisted.images {
+			if badImages, reread, err = t.putImages(node, l.images, l.building); err != nil {
+				return err
+			}
 		}
 		look = append(look, reread...)
-		badNetworks, err := t.putNetworks(node, l.networks, l.owed)
-		if err != nil {
-			return err
+		if !l.unlisted.networks {
+			if badNetworks, err = t.putNetworks(node, l.networks, l.owed); err != nil {
+				return err
+			}
 		}
-		badVolumes, err := t.putVolumes(node, l.volumes, l.owed)
-		if err != nil {
-			return err
+		if !l.unlisted.volumes {
+			if badVolumes, err = t.putVolumes(node, l.volumes, l.owed); err != nil {
+				return err
+			}
 		}
 		note := ""
 		for _, list := range []struct {

@@ -48,6 +48,11 @@ type nodes struct {
 	mu      sync.Mutex
 	engines map[int64]*watched
 	wg      sync.WaitGroup
+
+	settling sync.Once
+	starting chan struct{} // places for nodes that connect
+	looking  chan struct{} // places for inspects of what is known by a list only
+	progress progress
 }
 
 // noteChange wakes whoever follows the container rows.
@@ -67,7 +72,8 @@ type watched struct {
 }
 
 func newNodes(log *slog.Logger, s *store, certs *certSource) *nodes {
-	ns := &nodes{log: log, store: s, certs: certs, resolver: net.DefaultResolver, engines: map[int64]*watched{}, dirs: map[string]*certSource{}, changed: make(chan struct{}, 1)}
+	ns := &nodes{log: log, store: s, certs: certs, resolver: net.DefaultResolver, engines: map[int64]*watched{}, dirs: map[string]*certSource{}, changed: make(chan struct{}, 1),
+		starting: make(chan struct{}, startNodes), looking: make(chan struct{}, startNodes/2)}
 	ns.countVersions()
 	return ns
 }
@@ -79,6 +85,7 @@ func newNodes(log *slog.Logger, s *store, certs *certSource) *nodes {
 func (ns *nodes) set(ctx context.Context, lines []nodeLine) error {
 	ns.turn.Lock()
 	defer ns.turn.Unlock()
+	ns.settling.Do(func() { ns.wg.Go(func() { ns.keepSettling(ctx) }) })
 	ids, err := ns.store.setNodes(ctx, lines)
 	if err != nil {
 		return err
@@ -379,7 +386,7 @@ func (ns *nodes) watch(ctx context.Context, e *engine) {
 			ns.log.Error("node state not written", "node", e.nodeName(), "err", err)
 		}
 		if wasHealthy || old == nil || *old != msg {
-			ns.log.Warn("node "+state, "node", e.nodeName(), "addr", e.addr, "err", err)
+			ns.tell(slog.LevelWarn, "node "+state, e, err, "err", err)
 		}
 		limit := lastRetry
 		if wasHealthy {
@@ -431,6 +438,13 @@ func (e *duplicateError) Error() string {
 func (ns *nodes) session(ctx context.Context, e *engine) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	select {
+	case ns.starting <- struct{}{}:
+	case <-ctx.Done():
+		return &stepError{"connect", ctx.Err()}
+	}
+	started := sync.OnceFunc(func() { <-ns.starting })
+	defer started()
 	facts, err := ns.connect(ctx, e)
 	if err != nil {
 		return err
@@ -485,7 +499,12 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 		return &stepError{"write node", err}
 	}
 	e.noteTried()
-	ns.log.Info("node healthy", "node", e.nodeName(), "addr", e.addr, "engine", facts.version.Version, "api", facts.api.String())
+	started()
+	if ns.count() > closeNodes { // an open file each: with so many they are not kept for the next call
+		e.reads.close()
+		e.transport.CloseIdleConnections()
+	}
+	ns.tell(slog.LevelInfo, "node healthy", e, nil, "engine", facts.version.Version, "api", facts.api.String())
 	return ns.follow(ctx, e, stream, facts.clock)
 }
 
@@ -554,13 +573,12 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 		defer ask.Stop()
 		go func() { moved <- e.location.stay(ctx, ask.C) }()
 	}
-	probe := time.NewTicker(probeEvery)
+	probe := time.NewTimer(ns.pace(probeEvery, closeNodes))
 	defer probe.Stop()
 	// Spread over the minute, or a thousand nodes started together list together for ever.
-	again := time.NewTimer(listEvery/2 + rand.N(listEvery/2))
+	first := ns.pace(listEvery, listedNodes) / 2
+	again, turn := time.NewTimer(first+rand.N(first)), 0
 	defer again.Stop()
-	settle := time.NewTicker(graceUnknown / 2)
-	defer settle.Stop()
 	opened := monotonic()
 	looked, last := opened, clock.UnixNano() // when the stream last told something, and the engine's time of that
 	for {
@@ -587,10 +605,12 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 		case err := <-moved:
 			return &stepError{"dns", err}
 		case <-probe.C:
+			pause := ns.pace(probeEvery, closeNodes)
+			probe.Reset(pause)
 			if problem := e.disowned.Load(); problem != nil {
 				return &stepError{"dns", *problem}
 			}
-			if time.Duration(monotonic()-looked) > eventsQuiet {
+			if time.Duration(monotonic()-looked) > ns.pace(eventsQuiet, closeNodes) {
 				looked = monotonic()
 				missed, err := ns.missed(ctx, e, last, clock.Add(time.Duration(looked-opened)))
 				if err == nil && missed > 0 {
@@ -600,18 +620,19 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 					ns.log.Warn("events not compared", "node", e.nodeName(), "err", err)
 				}
 			}
-			if e.quietFor() < probeEvery/2 {
+			if e.quietFor() < pause/2 || pause > listEvery && e.quietFor() < 2*listEvery { // its lists are its pings
 				continue
 			}
 			if err := e.ping(ctx, probeWait); err != nil {
 				return &stepError{"ping", err}
 			}
-		case <-settle.C:
+		case <-e.unsettled:
 			if err := ns.settleReservations(ctx, e); err != nil && ctx.Err() == nil {
 				ns.log.Warn("reservations not settled", "node", e.nodeName(), "err", err)
 			}
 		case <-again.C:
-			if err := ns.list(ctx, e); isStoreFault(err) {
+			turn++
+			if err := ns.listLess(ctx, e, ns.unlistedAt(turn)); isStoreFault(err) {
 				return &stepError{"list", err}
 			} else if err != nil {
 				// A list that fails deletes nothing; whether the engine lives is the ping's to say.
@@ -625,7 +646,7 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 			if e.inSwarm.Load() { // no event tells that an engine has left its swarm
 				e.marks.add(mark{"info", ""})
 			}
-			again.Reset(listEvery)
+			again.Reset(ns.pace(listEvery, listedNodes))
 		case <-ctx.Done():
 			return &stepError{"stop", ctx.Err()}
 		}

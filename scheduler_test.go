@@ -605,7 +605,7 @@ func testClusterAt(t testing.TB, addresses []string) (*cluster, string) {
 	if err := ns.set(ctx, linesOf(addresses...)); err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{log: log, store: st, nodes: ns, scheduler: testScheduler(t, st, "spread"), names: "plain", base: ctx}
+	c := &cluster{log: log, store: st, nodes: ns, scheduler: testScheduler(t, st, "spread"), names: "plain", infoNodes: 50, base: ctx}
 	server := httptest.NewServer(newAPI(c, log, "test", nil))
 	t.Cleanup(server.Close)
 	eventually(t, time.Minute, func() error {

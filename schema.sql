@@ -150,7 +150,7 @@ CREATE TABLE containers (
   UNIQUE (container_id, node_id)
 ) STRICT;
 CREATE INDEX containers_by_name ON containers (name);
-CREATE INDEX containers_by_node ON containers (node_id);
+CREATE INDEX containers_by_node ON containers (node_id, state);
 CREATE INDEX containers_by_swarm_id ON containers (swarm_id) WHERE swarm_id <> '';
 CREATE INDEX containers_by_stays ON containers (node_id) WHERE stays <> '';
 CREATE INDEX containers_by_age ON containers (created_at DESC, id DESC);

@@ -148,7 +148,7 @@ func (s *store) open(ctx context.Context) error {
 	// wal_autocheckpoint(0): a checkpoint in the middle of a create costs it 10 to 20 ms
 	// and more; watch makes them on a connection of its own.
 	s.rw, err = sql.Open("sqlite", dsn(s.path, fmt.Sprintf("%s&_pragma=busy_timeout(%d)&_pragma=journal_mode(wal)&_pragma=synchronous(normal)"+
-		"&_pragma=wal_autocheckpoint(0)&_pragma=journal_size_limit(%d)", common, lockTry.Milliseconds(), bigLog)))
+		"&_pragma=wal_autocheckpoint(0)&_pragma=recursive_triggers(1)&_pragma=journal_size_limit(%d)", common, lockTry.Milliseconds(), bigLog)))
 	if err != nil {
 		return err
 	}

@@ -99,14 +99,15 @@ func info(c *cluster, w http.ResponseWriter, r *http.Request, _ *call) error {
 	err = c.store.get(ctx, `SELECT m.cluster_id, m.strategy, m.filters,
 		(SELECT count(*) FROM node_load), (SELECT coalesce(sum(cpus), 0) FROM nodes WHERE state = 'healthy'),
 		(SELECT coalesce(sum(memory_bytes), 0) FROM nodes WHERE state = 'healthy'),
-		(SELECT count(*) FROM containers), (SELECT count(*) FROM containers WHERE state IN ('running', 'restarting', 'stopping')),
-		(SELECT count(*) FROM containers WHERE state = 'paused'), (SELECT count(DISTINCT image_id) FROM images) FROM manager m`, nil,
+		c.n, c.running, c.paused, (SELECT count(DISTINCT image_id) FROM images)
+		FROM manager m, (SELECT count(*) AS n, coalesce(sum(state IN ('running', 'restarting', 'stopping')), 0) AS running,
+			coalesce(sum(state = 'paused'), 0) AS paused FROM containers) c`, nil,
 		&id, &strategy, &filters, &s.nodes, &s.cpus, &s.memory, &s.containers, &s.running, &s.paused, &s.images)
 	if err != nil {
 		return err
 	}
 	status := [][2]string{{"Role", "primary"}, {"Strategy", strategy}, {"Filters", filters}, {"Nodes", fmt.Sprint(s.nodes)}}
-	nodes, warnings, err := c.nodeStatus(ctx)
+	nodes, warnings, err := c.nodeStatus(ctx, int64(s.nodes))
 	if err != nil {
 		return err
 	}
@@ -132,7 +133,7 @@ func (c *cluster) baseInfo(ctx context.Context) (object, error) {
 	var raw, drivers, engineVersion string
 	err := c.store.get(ctx, `SELECT i.info, (SELECT group_concat(storage_driver, ', ') FROM (SELECT DISTINCT storage_driver FROM nodes WHERE state = 'healthy' ORDER BY 1)),
 		engine_version FROM nodes JOIN node_info i ON i.node_id = nodes.id
-		 WHERE state = 'healthy' ORDER BY length(api_version), api_version, engine_version, id LIMIT 1`, nil, &raw, &drivers, &engineVersion)
+		 WHERE nodes.id = (SELECT id FROM nodes WHERE state = 'healthy' ORDER BY length(api_version), api_version, engine_version, id LIMIT 1)`, nil, &raw, &drivers, &engineVersion)
 	if errors.Is(err, errNotFound) {
 		return object{}.with("ServerVersion", version).with("OSType", "linux").with("Driver", "").with("OperatingSystem", "swarmlite").
 			with("Plugins", map[string]any{}).with("RegistryConfig", map[string]any{}), nil
@@ -157,42 +158,30 @@ func (c *cluster) baseInfo(ctx context.Context) (object, error) {
 	return base.with("Driver", drivers).with("DriverStatus", kept).with("ServerVersion", engineVersion), nil
 }
 
-// shownNodes is how many nodes docker info shows; all of them are in the database.
-const shownNodes = 50
-
-// nodeStatus describes the nodes for docker info, and those in trouble as warnings.
-func (c *cluster) nodeStatus(ctx context.Context) (status [][2]string, warnings []string, err error) {
+// nodeStatus describes the first nodes for docker info, and those in trouble as warnings;
+// all of them are in the database.
+func (c *cluster) nodeStatus(ctx context.Context, nodes int64) (status [][2]string, warnings []string, err error) {
 	rows, err := c.store.query(ctx, `
-		SELECT l.name, l.address, coalesce(l.engine_id, ''), l.state, l.availability, n.state_at, n.step, n.error, n.engine_version,
+		SELECT l.name, l.address, coalesce(l.engine_id, ''), l.state, l.availability, n.error, n.engine_version,
 		       l.used_nano_cpus, l.nano_cpus, l.used_memory_bytes, l.memory_bytes,
 		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id),
 		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id AND c.state IN ('running', 'restarting', 'stopping')),
 		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id AND c.state = 'paused'),
-		       coalesce((SELECT group_concat(key || '=' || value, ', ') FROM node_labels b WHERE b.node_id = l.id), ''),
-		       coalesce((SELECT group_concat(r.name || ' ' || r.used || ' / ' || r.amount, ', ') FROM resource_load r WHERE r.node_id = l.id), ''), `+leftColumns+`
-		  FROM node_load l JOIN nodes n ON n.id = l.id ORDER BY l.name`)
+		       coalesce((SELECT group_concat(key || '=' || value, ', ') FROM node_labels b WHERE b.node_id = l.id), '')
+		  FROM node_load l JOIN nodes n ON n.id = l.id ORDER BY l.name LIMIT ?`, c.infoNodes)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer rows.Close()
-	warnings = []string{}
-	shown, more := 0, 0
+	shown := int64(0)
 	for rows.Next() {
-		var name, addr, id, state, availability, step, problem, engineVersion, labels, resources string
-		var left leftOnNode
-		var at, usedCPU, cpu, usedMemory, memory, all, running, paused int64
-		if err := rows.Scan(&name, &addr, &id, &state, &availability, &at, &step, &problem, &engineVersion,
-			&usedCPU, &cpu, &usedMemory, &memory, &all, &running, &paused, &labels, &resources, &left.containers, &left.why); err != nil {
+		var name, addr, id, state, availability, problem, engineVersion, labels string
+		var usedCPU, cpu, usedMemory, memory, all, running, paused int64
+		if err := rows.Scan(&name, &addr, &id, &state, &availability, &problem, &engineVersion,
+			&usedCPU, &cpu, &usedMemory, &memory, &all, &running, &paused, &labels); err != nil {
 			return nil, nil, err
 		}
-		if state != "healthy" {
-			warnings = append(warnings, strings.TrimSuffix(fmt.Sprintf("WARNING: node %s (%s) is %s since %s: %s: %s", name, addr, state,
-				time.Unix(at, 0).UTC().Format(time.RFC3339), step, problem), ": : "))
-		}
-		if shown++; shown > shownNodes {
-			more++
-			continue
-		}
+		shown++
 		word := strings.ToUpper(state[:1]) + state[1:]
 		if availability != "active" {
 			word += " (" + availability + ")"
@@ -207,18 +196,41 @@ func (c *cluster) nodeStatus(ctx context.Context) (status [][2]string, warnings 
 			{"  └ Labels", labels},
 			{"  └ ServerVersion", engineVersion},
 		}...)
-		if resources != "" {
-			status = append(status, [2]string{"  └ Reserved Resources", resources})
-		}
-		if availability == "drain" || left.why != "" {
-			status = append(status, [2]string{"  └ Left", left.words("%d containers")})
-		}
 		if problem != "" {
 			status = append(status, [2]string{"  └ Error", problem})
 		}
 	}
-	if more > 0 {
+	if err := rows.Err(); err != nil {
+		return nil, nil, err
+	}
+	if more := nodes - shown; more > 0 {
 		status = append(status, [2]string{fmt.Sprintf(" … and %d more", more), "see the view cluster in the database"})
 	}
-	return status, warnings, rows.Err()
+	warnings, err = c.nodeWarnings(ctx)
+	return status, warnings, err
+}
+
+// nodeWarnings tells of the first nodes that are in trouble, and how many more are.
+func (c *cluster) nodeWarnings(ctx context.Context) ([]string, error) {
+	rows, err := c.store.query(ctx, `SELECT name, address, state, state_at, step, error, count(*) OVER () FROM nodes
+		WHERE state NOT IN ('healthy', 'removed') ORDER BY name LIMIT ?`, max(c.infoNodes, 1))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	warnings := []string{}
+	all := 0
+	for rows.Next() {
+		var name, addr, state, step, problem string
+		var at int64
+		if err := rows.Scan(&name, &addr, &state, &at, &step, &problem, &all); err != nil {
+			return nil, err
+		}
+		warnings = append(warnings, strings.TrimSuffix(fmt.Sprintf("WARNING: node %s (%s) is %s since %s: %s: %s", name, addr, state,
+			time.Unix(at, 0).UTC().Format(time.RFC3339), step, problem), ": : "))
+	}
+	if more := all - len(warnings); more > 0 {
+		warnings = append(warnings, fmt.Sprintf("WARNING: %d more nodes are not healthy: see the view trouble in the database", more))
+	}
+	return warnings, rows.Err()
 }

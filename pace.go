@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Small clusters are watched closely. In large ones what it takes to watch is shared: the
+// pings of all nodes are 15 a second, whatever their number, the lists of containers 17.
+const (
+	closeNodes  = 150  // up to so many nodes each is pinged every probeEvery
+	listedNodes = 1000 // up to so many each is listed every listEvery
+	startNodes  = 256  // that connect and are listed at one time
+	fewChanges  = 5    // changes in a second that are told one by one
+	shownLines  = 50   // up to so many nodes each tells by itself that it is healthy or not
+)
+
+// pace makes a pause longer by as much as there are more than upTo nodes.
+func (ns *nodes) pace(pause time.Duration, upTo int) time.Duration {
+	return pause * time.Duration(max(ns.count(), upTo)) / time.Duration(upTo)
+}
+
+// count is how many nodes there are, healthy or not.
+func (ns *nodes) count() int {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	return len(ns.engines)
+}
+
+// unlisted is what a list leaves out. In a large cluster containers are listed at their
+// pace, and every other time one of the rest in its turn: they change less, and events tell.
+type unlisted struct{ images, networks, volumes bool }
+
+func (ns *nodes) unlistedAt(turn int) unlisted {
+	if ns.count() <= closeNodes {
+		return unlisted{}
+	}
+	return unlisted{images: turn%6 != 0, networks: turn%6 != 2, volumes: turn%6 != 4}
+}
+
+// keepSettling has nodes look for creates that nobody waits for any more: see settleReservations.
+func (ns *nodes) keepSettling(ctx context.Context) {
+	tick := time.NewTicker(graceUnknown / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		ids, err := ns.store.unsettledNodes(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				ns.log.Warn("reservations not looked for", "err", err)
+			}
+			continue
+		}
+		for _, id := range ids {
+			e := ns.get(id)
+			if e == nil {
+				continue
+			}
+			select {
+			case e.unsettled <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// progress tells of nodes that become healthy, or are lost. With many nodes it is a
+// line a second that sums up, if more than a few have changed.
+type progress struct {
+	mu        sync.Mutex
+	summingUp bool
+	lines     []func() // of the second that runs, as long as they are few
+	healthy   int
+	lost      []string // names of the first nodes
+	losses    int
+	lastErr   error
+}
+
+// tell logs a change of a node's state, err is why it was lost.
+func (ns *nodes) tell(level slog.Level, message string, e *engine, err error, more ...any) {
+	line := func() {
+		ns.log.Log(context.Background(), level, message, append([]any{"node", e.nodeName(), "addr", e.addr}, more...)...)
+	}
+	if ns.count() <= shownLines {
+		line()
+		return
+	}
+	p := &ns.progress
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.lines) <= fewChanges {
+		p.lines = append(p.lines, line)
+	}
+	if err == nil {
+		p.healthy++
+	} else {
+		p.losses, p.lastErr = p.losses+1, err
+		if len(p.lost) < fewChanges {
+			p.lost = append(p.lost, e.nodeName())
+		}
+	}
+	if !p.summingUp {
+		p.summingUp = true
+		time.AfterFunc(time.Second, ns.sumUp)
+	}
+}
+
+// sumUp logs what has changed in the last second.
+func (ns *nodes) sumUp() {
+	p := &ns.progress
+	p.mu.Lock()
+	lines, healthy, lost, losses, cause := p.lines, p.healthy, p.lost, p.losses, p.lastErr
+	p.lines, p.healthy, p.lost, p.losses, p.lastErr, p.summingUp = nil, 0, nil, 0, nil, false
+	p.mu.Unlock()
+	if len(lines) <= fewChanges {
+		for _, line := range lines {
+			line()
+		}
+		return
+	}
+	all := ns.all()
+	well := 0
+	for _, e := range all {
+		if e.healthy.Load() {
+			well++
+		}
+	}
+	ns.log.Info("nodes", "healthy", well, "of", len(all), "joined", healthy)
+	if losses > 0 {
+		names := strings.Join(lost, ", ")
+		if losses > len(lost) {
+			names += fmt.Sprintf(" and %d more", losses-len(lost))
+		}
+		ns.log.Warn("nodes unhealthy", "nodes", names, "err", cause)
+	}
+}

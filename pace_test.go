@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestPaceOfManyNodes: up to 150 nodes each is pinged every 10 s and listed whole every
+// minute; beyond that all together are asked no more often than that.
+func TestPaceOfManyNodes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		nodes       int
+		probe, list time.Duration
+		part        int // of six lists these many have images, networks or volumes
+	}{
+		{3, probeEvery, listEvery, 18},
+		{150, probeEvery, listEvery, 18},
+		{300, 2 * probeEvery, listEvery, 3},
+		{10_000, probeEvery * 10_000 / 150, 10 * listEvery, 3},
+	} {
+		ns := newNodes(slog.New(slog.DiscardHandler), nil, nil)
+		for i := range c.nodes {
+			ns.engines[int64(i)] = &watched{}
+		}
+		if got := ns.pace(probeEvery, closeNodes); got != c.probe {
+			t.Errorf("%d nodes are pinged every %v, want %v", c.nodes, got, c.probe)
+		}
+		if got := ns.pace(listEvery, listedNodes); got != c.list {
+			t.Errorf("%d nodes are listed every %v, want %v", c.nodes, got, c.list)
+		}
+		part := 0
+		for turn := range 6 {
+			not := ns.unlistedAt(turn)
+			for _, left := range []bool{not.images, not.networks, not.volumes} {
+				if !left {
+					part++
+				}
+			}
+		}
+		if part != c.part {
+			t.Errorf("%d nodes: six lists have %d others than containers, want %d", c.nodes, part, c.part)
+		}
+	}
+}
+
+// TestManyNodesAreToldOfInALineASecond: a thousand nodes that join are a line, the third that
+// is lost later has its own.
+func TestManyNodesAreToldOfInALineASecond(t *testing.T) {
+	t.Parallel()
+	var log lockedBuffer
+	ns := newNodes(slog.New(slog.NewTextHandler(&log, nil)), nil, nil)
+	var engines []*engine
+	for i := range 1000 {
+		e, err := newEngine(int64(i), "tcp://10.0.0.1:2375", nil, true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ns.engines[int64(i)] = &watched{engine: e}
+		engines = append(engines, e)
+	}
+	for _, e := range engines {
+		e.healthy.Store(true)
+		ns.tell(slog.LevelInfo, "node healthy", e, nil)
+	}
+	for range 20 {
+		ns.tell(slog.LevelWarn, "node unhealthy", engines[0], errors.New("gone"), "err", "gone")
+	}
+	eventually(t, 10*time.Second, func() error {
+		if !strings.Contains(log.String(), "joined=1000") || !strings.Contains(log.String(), "and 15 more") {
+			return errors.New("no summary: " + log.String())
+		}
+		return nil
+	})
+	if lines := strings.Count(log.String(), "\n"); lines != 2 {
+		t.Errorf("%d lines, want one of those that joined and one of those that were lost:\n%s", lines, log.String())
+	}
+	ns.tell(slog.LevelWarn, "node unhealthy", engines[3], errors.New("gone"), "err", "gone")
+	eventually(t, 10*time.Second, func() error {
+		if !strings.Contains(log.String(), `msg="node unhealthy"`) {
+			return errors.New("one node that is lost has no line of its own: " + log.String())
+		}
+		return nil
+	})
+}
+
+// lockedBuffer is a log that may be read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// TestInfoShowsTheFirstNodes: docker info of a large cluster stays readable.
+func TestInfoShowsTheFirstNodes(t *testing.T) {
+	t.Parallel()
+	c, url := testCluster(t)
+	c.store.sql(t, standardCluster)
+	manyNodes(t, c.store, 300)
+	c.store.sql(t, "UPDATE nodes SET state = 'unhealthy', step = 'ping', error = 'gone' WHERE id % 3 = 0")
+	for _, show := range []int{50, 0, 1000} {
+		c.infoNodes = show
+		resp, err := http.Get(url + "/v1.41/info")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var info struct {
+			SystemStatus [][2]string
+			Warnings     []string
+		}
+		err = json.NewDecoder(resp.Body).Decode(&info)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		nodes, last := 0, info.SystemStatus[len(info.SystemStatus)-1]
+		for _, line := range info.SystemStatus {
+			if strings.Contains(line[0], "└ ID") {
+				nodes++
+			}
+		}
+		want := min(show, 300)
+		more := fmt.Sprintf(" … and %d more", 300-want)
+		if nodes != want || (last[0] == more) != (want < 300) {
+			t.Errorf("-info-nodes %d: %d nodes and %q at the end, want %d and %q", show, nodes, last, want, more)
+		}
+		if got, want := len(info.Warnings), min(max(show, 1)+1, 100); got != want {
+			t.Errorf("-info-nodes %d: %d warnings, want %d: %q", show, got, want, info.Warnings[len(info.Warnings)-1])
+		}
+	}
+}
