@@ -113,7 +113,7 @@ func BenchmarkContainerList(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			c := &cluster{store: st, nodes: newNodes(nil, st, nil), names: "plain"}
+			c := &cluster{store: st, nodes: newNodes(nil, st, nil), infoNodes: 50, names: "plain"}
 			req, err := http.NewRequest(http.MethodGet, "/containers/json?all=1", nil)
 			if err != nil {
 				b.Fatal(err)

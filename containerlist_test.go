@@ -47,7 +47,7 @@ func listCluster(t testing.TB) *cluster {
 		}
 	}
 	log := slog.New(slog.DiscardHandler)
-	return &cluster{log: log, store: st, nodes: newNodes(log, st, nil), names: "plain", base: t.Context()}
+	return &cluster{log: log, store: st, nodes: newNodes(log, st, nil), infoNodes: 50, names: "plain", base: t.Context()}
 }
 
 // ask sends a request to the cluster's endpoint.

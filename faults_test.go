@@ -102,7 +102,7 @@ func startFrontOver(t testing.TB, db string, addrs []string, setUp func(*nodes))
 			t.Fatal(err)
 		}
 	}
-	f.cluster = &cluster{log: log, store: store, nodes: ns, scheduler: sched, names: "plain", base: ctx}
+	f.cluster = &cluster{log: log, store: store, nodes: ns, scheduler: sched, infoNodes: 50, names: "plain", base: ctx}
 	f.api = newAPI(f.cluster, log, "test", nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -206,7 +206,7 @@ func BenchmarkHistory(b *testing.B) {
 		}
 		again.sql(b, "UPDATE nodes SET state = 'healthy'")
 		run("ps", func(b *testing.B) {
-			c := &cluster{store: again, nodes: newNodes(nil, again, nil), names: "plain"}
+			c := &cluster{store: again, nodes: newNodes(nil, again, nil), infoNodes: 50, names: "plain"}
 			req, err := http.NewRequest(http.MethodGet, "/containers/json?all=1", nil)
 			if err != nil {
 				b.Fatal(err)

@@ -42,7 +42,7 @@ func newImageFleet(t *testing.T, engines ...*fakeEngine) *imageFleet {
 		t.Fatal(err)
 	}
 	ns := newNodes(log, s, nil)
-	f := &imageFleet{cluster: &cluster{log: log, store: s, nodes: ns, scheduler: sched, names: "plain", base: ctx}, t: t, engines: engines, log: logged}
+	f := &imageFleet{cluster: &cluster{log: log, store: s, nodes: ns, scheduler: sched, infoNodes: 50, names: "plain", base: ctx}, t: t, engines: engines, log: logged}
 	t.Cleanup(func() { // the context of the test has ended by now
 		ns.wait()
 		s.close()
