@@ -167,7 +167,8 @@ func (c *cluster) nodeStatus(ctx context.Context, nodes int64) (status [][2]stri
 		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id),
 		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id AND c.state IN ('running', 'restarting', 'stopping')),
 		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id AND c.state = 'paused'),
-		       coalesce((SELECT group_concat(key || '=' || value, ', ') FROM node_labels b WHERE b.node_id = l.id), '')
+		       coalesce((SELECT group_concat(key || '=' || value, ', ') FROM node_labels b WHERE b.node_id = l.id), ''),
+		       coalesce((SELECT group_concat(r.name || ' ' || r.used || ' / ' || r.amount, ', ') FROM resource_load r WHERE r.node_id = l.id), ''), `+leftColumns+`
 		  FROM node_load l JOIN nodes n ON n.id = l.id ORDER BY l.name LIMIT ?`, c.infoNodes)
 	if err != nil {
 		return nil, nil, err
@@ -175,10 +176,11 @@ func (c *cluster) nodeStatus(ctx context.Context, nodes int64) (status [][2]stri
 	defer rows.Close()
 	shown := int64(0)
 	for rows.Next() {
-		var name, addr, id, state, availability, problem, engineVersion, labels string
+		var name, addr, id, state, availability, problem, engineVersion, labels, resources string
+		var left leftOnNode
 		var usedCPU, cpu, usedMemory, memory, all, running, paused int64
 		if err := rows.Scan(&name, &addr, &id, &state, &availability, &problem, &engineVersion,
-			&usedCPU, &cpu, &usedMemory, &memory, &all, &running, &paused, &labels); err != nil {
+			&usedCPU, &cpu, &usedMemory, &memory, &all, &running, &paused, &labels, &resources, &left.containers, &left.why); err != nil {
 			return nil, nil, err
 		}
 		shown++
@@ -196,6 +198,12 @@ func (c *cluster) nodeStatus(ctx context.Context, nodes int64) (status [][2]stri
 			{"  └ Labels", labels},
 			{"  └ ServerVersion", engineVersion},
 		}...)
+		if resources != "" {
+			status = append(status, [2]string{"  └ Reserved Resources", resources})
+		}
+		if availability == "drain" || left.why != "" {
+			status = append(status, [2]string{"  └ Left", left.words("%d containers")})
+		}
 		if problem != "" {
 			status = append(status, [2]string{"  └ Error", problem})
 		}
