@@ -17,7 +17,7 @@ func TestF07AnotherHostBehindAnAddressIsANodeOfItsOwn(t *testing.T) {
 	plain := f.make(t, "plain", sleepBody)
 	f.make(t, "web", movableBody)
 	f.nodes.settle(t.Context())
-	a.dropAnswer("^/containers/create$")
+	a.override("POST", "^/containers/create$", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	if status, answer := f.call(t, "POST", "/containers/create?name=open", sleepBody); status != http.StatusBadGateway {
 		t.Fatalf("create without an answer = %d %s", status, answer)
 	}
