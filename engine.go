@@ -16,8 +16,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/docker/docker/client"
 )
 
 // Deadlines towards an engine (FAULTS S23). A hung engine still accepts
@@ -60,7 +58,6 @@ type engine struct {
 	tls           *tls.Config
 	verified      bool // its certificate proves who it is
 	transport     *http.Transport
-	docker        *client.Client
 	reads         upstream
 	calls         chan struct{} // places for ordinary calls
 	heavy         chan struct{} // places for pulls, loads, builds and the like
@@ -166,18 +163,7 @@ func newEngine(id int64, addr string, certs *certSource, verify bool, ssh *sshCl
 		DisableCompression:     true,
 		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
 	}
-	var err error
-	e.docker, err = client.NewClientWithOpts(client.WithHost("tcp://"+e.hostOnly()),
-		client.WithHTTPClient(&http.Client{Transport: e.transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}),
-		client.WithScheme(strings.SplitN(e.base, ":", 2)[0]), client.WithAPIVersionNegotiation())
-	return e, err
-}
-
-func (e *engine) hostOnly() string {
-	if e.network == "unix" {
-		return "docker"
-	}
-	return e.host
+	return e, nil
 }
 
 func (e *engine) setName(s string) { e.name.Store(&s) }
@@ -422,29 +408,35 @@ func (e *engine) url(v apiVersion, path, query string) string {
 // ping asks for a sign of life within d. One that we have no descriptor for says
 // nothing against the engine.
 func (e *engine) ping(ctx context.Context, d time.Duration) error {
+	_, err := e.pingHeader(ctx, d)
+	if outOfFiles(err) {
+		return nil
+	}
+	return err
+}
+
+// pingHeader is ping for what an engine says of itself in its answer's header.
+func (e *engine) pingHeader(ctx context.Context, d time.Duration) (http.Header, error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.base+"/_ping", nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resp, err := e.transport.RoundTrip(req)
-	if outOfFiles(err) {
-		return nil
-	}
 	if err != nil {
 		if ctx.Err() != nil {
-			return errNoAnswer
+			return nil, errNoAnswer
 		}
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<10))
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("ping answered %s", resp.Status)
+		return nil, fmt.Errorf("ping answered %s", resp.Status)
 	}
 	e.answered()
-	return nil
+	return resp.Header, nil
 }
 
 // getJSON reads path, which is about one thing, into dest at the engine's highest

@@ -80,22 +80,16 @@ func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
 		}
 	}
 	asked := time.Now()
-	pctx, cancel := context.WithTimeout(ctx, probeWait)
-	ping, err := e.docker.Ping(pctx)
-	cancel()
+	ping, err := e.pingHeader(ctx, probeWait)
 	if err != nil {
-		if ctx.Err() == nil && errors.Is(pctx.Err(), context.DeadlineExceeded) {
-			err = errNoAnswer
-		}
 		if e.tunnel != nil {
 			err = e.tunnel.explain(err)
 		}
 		return nil, &stepError{"ping", err}
 	}
-	e.docker.NegotiateAPIVersionPing(ping)
-	e.said.Store(pingSaid{string(ping.BuilderVersion), ping.SwarmStatus != nil})
+	e.said.Store(pingSaid{ping.Get("Builder-Version"), ping.Get("Swarm") != ""})
 	// Until /version has told the range, requests go out at the version of the ping.
-	if v, err := parseAPIVersion(ping.APIVersion); err == nil {
+	if v, err := parseAPIVersion(ping.Get("Api-Version")); err == nil {
 		e.highest.Store(int64(v))
 		e.lowest.Store(0)
 	}
