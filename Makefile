@@ -16,7 +16,7 @@ clients  := docker-compose=docker-compose diff=diffutils node=nodejs npm=npm \
 modules  := testdata/clients/node/node_modules/.package-lock.json
 tools    := testdata/clients/tools/bin/docker-compose testdata/clients/tools/bin/docker-buildx
 
-.PHONY: build test faults vet vulncheck demo demo-down clean
+.PHONY: build test bench bench-go faults vet vulncheck demo demo-down clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(version)' -o swarmlite .
@@ -33,6 +33,17 @@ test:
 faults:
 	@testdata/lab need $(engines) $(registry)
 	@testdata/faults $(rows)
+
+# The goals for scale, measured on a simulated fleet, and the benchmarks in Go: about ten minutes on an
+# idle machine, which should do nothing else meanwhile. Writes docs/bench.md.
+bench:
+	@$(MAKE) --no-print-directory bench-go | tee bench.txt
+	BENCH_GO=bench.txt BENCH_OUT=docs/bench.md CGO_ENABLED=0 go test -tags bench -count=1 -timeout 20m -run '^TestGoals$$' -v .
+
+# For benchstat, which compares two commits: make bench-go count=6 > new.txt
+count := 1
+bench-go:
+	@CGO_ENABLED=0 go test -run '^$$' -bench '^Benchmark(Place|ContainerList|Inspect|Write)$$' -benchtime 0.3s -count $(count) .
 
 # The JavaScript clients, as the lock file has them; none of their install scripts runs.
 $(modules): testdata/clients/node/package-lock.json

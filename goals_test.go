@@ -289,7 +289,7 @@ measured again. "Direct" is the same call straight to one simulated engine, in t
 		}
 		fmt.Fprintf(&b, "| %d | %s | %s | %s | %s | %s |\n", r.no, r.what, r.wanted, r.measured, r.against, word)
 	}
-	b.WriteString("\n## Go benchmarks\n\n`go test -run '^$' -bench . -benchtime 0.5s .`; how to compare two commits: README, \"What it costs\".\n\n```text\n" + strings.TrimSpace(benchmarks) + "\n```\n")
+	b.WriteString("\n## Benchmarks in Go\n\n`make bench-go`; README, \"What it costs\", tells how two commits are compared.\n\n```text\n" + strings.TrimSpace(benchmarks) + "\n```\n")
 	return os.WriteFile(path, []byte(b.String()), 0o644)
 }
 
