@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -121,6 +122,8 @@ func (k *leaving) reason(why string, recreate bool) string {
 		return "local network " + k.networks
 	case why == whyDrain && k.sharedBy != "":
 		return "container " + k.sharedBy + " shares its network"
+	case why == whyDrain && k.address() != "":
+		return "address " + k.address() + " is its own: no copy can run beside it"
 	case policy == policyMove:
 		return ""
 	case !runs(k.state):
@@ -129,6 +132,22 @@ func (k *leaving) reason(why string, recreate bool) string {
 		return "it has a volume without a name, and no reschedule policy"
 	case k.binds != "":
 		return "it mounts " + k.binds + " of the host, and has no reschedule policy"
+	}
+	return ""
+}
+
+// address is one that was asked for in a network, as with docker run --ip; "" for none.
+func (k *leaving) address() string {
+	list, err := attachments([]byte(k.summary), k.id)
+	for _, a := range list {
+		var settings struct {
+			IPAMConfig struct{ IPv4Address, IPv6Address string }
+		}
+		if err == nil && json.Unmarshal(a.settings, &settings) == nil {
+			if ip := cmp.Or(settings.IPAMConfig.IPv4Address, settings.IPAMConfig.IPv6Address); ip != "" {
+				return ip
+			}
+		}
 	}
 	return ""
 }
@@ -181,8 +200,8 @@ func (k *leaving) key() string {
 
 // attachment is a network that a container is on, as it was connected to it.
 type attachment struct {
-	network  string
-	settings json.RawMessage
+	network, id string
+	settings    json.RawMessage
 }
 
 // attachments are the networks of a list entry or an inspect, with what of their
@@ -191,6 +210,7 @@ func attachments(data []byte, id string) ([]attachment, error) {
 	var entry struct {
 		NetworkSettings struct {
 			Networks map[string]struct {
+				NetworkID  string
 				IPAMConfig json.RawMessage
 				Aliases    []string
 				DriverOpts json.RawMessage
@@ -217,7 +237,7 @@ func attachments(data []byte, id string) ([]attachment, error) {
 		if len(aliases) > 0 {
 			settings = settings.with("Aliases", aliases)
 		}
-		list = append(list, attachment{name, settings.bytes()})
+		list = append(list, attachment{name, n.NetworkID, settings.bytes()})
 	}
 	return list, nil
 }

@@ -67,6 +67,12 @@ func (m *mover) makeCopy(ctx context.Context, mv *move, k *leaving) error {
 		return err
 	}
 	load.leaves, load.replaces = mv.from, mv.container
+	networks = slices.DeleteFunc(networks, func(n attachment) bool {
+		return slices.Contains(load.networks, n.network) || slices.Contains(load.networks, n.id)
+	})
+	for _, n := range networks {
+		load.networks = append(load.networks, n.network) // it can go only where they are
+	}
 	if load.policy == policyMove {
 		load.keepBody(data, query)
 	}
@@ -101,9 +107,6 @@ func (m *mover) makeCopy(ctx context.Context, mv *move, k *leaving) error {
 		return fmt.Errorf("node %s was taken out of the cluster", mv.toNode)
 	}
 	for _, n := range networks {
-		if slices.Contains(load.networks, n.network) {
-			continue
-		}
 		if err := m.connect(ctx, e, mv.copyID, n); err != nil {
 			return fmt.Errorf("connect to network %s: %w", n.network, err)
 		}
@@ -150,7 +153,7 @@ func (m *mover) madeFrom(ctx context.Context, mv *move, k *leaving) (body *keptB
 		first = "bridge"
 	}
 	for _, a := range all {
-		if a.network != first && a.network != "host" && a.network != "none" {
+		if a.network != first && a.id != first && a.network != "host" && a.network != "none" {
 			networks = append(networks, a)
 		}
 	}

@@ -305,6 +305,48 @@ func (e *fakeEngine) inspectBody(t testing.TB, name string) []byte {
 	return data
 }
 
+func TestAMoveJoinsTheNetworksThatTheContainerWasOn(t *testing.T) {
+	t.Parallel()
+	a := newFakeEngine(t, hostNamed("a"), inSwarm("m", "s1", "m"))
+	b := newFakeEngine(t, hostNamed("b"), inSwarm("w", "", "m"))
+	c := newFakeEngine(t, hostNamed("c"))
+	for _, e := range []*fakeEngine{a, b} {
+		e.list("ov0123456789ov0123456789o", "ov")
+		e.list("in0123456789in0123456789i", "in")
+	}
+	f := newFront(t, a, b, c)
+	f.only(t, "a", func() {
+		f.make(t, "web", `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["reschedule:on-node-failure"],"HostConfig":{"NetworkMode":"in0123456789in0123456789i"},
+			"NetworkingConfig":{"EndpointsConfig":{"in0123456789in0123456789i":{"Aliases":["first"]}}}}`)
+		if status, answer := f.call(t, "POST", "/networks/ov/connect", `{"Container":"web","EndpointConfig":{"Aliases":["www"],"IPAMConfig":{"IPv4Address":"10.9.0.9"}}}`); status != http.StatusOK {
+			t.Fatalf("connect = %d %s", status, answer)
+		}
+	})
+	f.startMover(t, 300*time.Millisecond, false)
+	f.available(t, "a", "drain")
+	f.awaitRows(t, "web|address 10.9.0.9 is its own: no copy can run beside it", `SELECT container, "stays because" FROM drain`)
+	a.stop() // now it can
+	for range 3 {
+		c.addContainer("", "busybox", false, nil)
+		b.addContainer("", "busybox", true, nil) // c would be chosen, were it in the swarm
+	}
+	f.awaitRows(t, "web|b|running", "SELECT c.name, n.name, c.state FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = 'web'")
+	var in struct {
+		NetworkSettings struct {
+			Networks map[string]struct {
+				Aliases    []string
+				IPAMConfig struct{ IPv4Address string }
+			}
+		}
+	}
+	if err := json.Unmarshal(b.inspectBody(t, "web"), &in); err != nil {
+		t.Fatal(err)
+	}
+	if got := jsonText(in.NetworkSettings.Networks); got != `{"in":{"Aliases":["first"],"IPAMConfig":{"IPv4Address":""}},"ov":{"Aliases":["www"],"IPAMConfig":{"IPv4Address":"10.9.0.9"}}}` {
+		t.Errorf("networks of the copy: %s", got)
+	}
+}
+
 // A container comes back to a node where what was left of its first move still is: the
 // two have one com.docker.swarm.id, and only one is what the create was about.
 func TestAMoveBackIsNotTakenForWhatWasLeftThere(t *testing.T) {
