@@ -343,6 +343,9 @@ func (l *containerLister) write(out *bufio.Writer, e *listed) error {
 	if e.nodeState == "unhealthy" || e.nodeState == "duplicate" {
 		status = "Host Down"
 	}
+	if e.nodeState == "pending" {
+		status += " (unconfirmed)" // of before the manager started
+	}
 	words, err := json.Marshal(status)
 	if err != nil {
 		return err

@@ -122,11 +122,11 @@ func manage(ctx context.Context, c *config, getenv func(string) string, stderr i
 		return err
 	}
 	defer store.close()
-	return serve(ctx, c, log, store, listening, listeners, fixed, fromFile, clientCerts, engineCerts)
+	return serve(ctx, c, log, store, limits, listening, listeners, fixed, fromFile, clientCerts, engineCerts)
 }
 
 // serve wires the program and runs it.
-func serve(ctx context.Context, c *config, log *slog.Logger, store *store, listening []string, listeners []net.Listener,
+func serve(ctx context.Context, c *config, log *slog.Logger, store *store, limits *connLimits, listening []string, listeners []net.Listener,
 	fixed, fromFile []nodeLine, clientCerts, engineCerts *certSource) error {
 	base, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -217,6 +217,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 		grace, done := context.WithTimeout(context.WithoutCancel(ctx), graceTime)
 		defer done()
 		srv.Shutdown(grace)
+		limits.drained(grace) // streams that were upgraded are not the server's any more
 	}()
 	select {
 	case <-stopped:

@@ -52,7 +52,10 @@ func TestParseNodeFile(t *testing.T) {
 	}
 }
 
-func TestReadNodeFileRefusesWhatIsNoNodeFile(t *testing.T) {
+func TestF68FilesThatAreRefused(t *testing.T) {
+	defer func() {
+		faultHeld(t, 68, "bad, doubled, empty, huge, gone: refused with the line's number; on a reload the nodes stay")
+	}()
 	t.Parallel()
 	dir := t.TempDir()
 	huge, pipe, missing := filepath.Join(dir, "huge"), filepath.Join(dir, "pipe"), filepath.Join(dir, "missing")
@@ -168,7 +171,7 @@ func TestSettledWaitsUntilTheFileIsWhole(t *testing.T) {
 	}
 }
 
-func TestWatchNodeFileKeepsNodesWhenTheFileIsNoGood(t *testing.T) {
+func TestF68AFileThatIsNoGoodKeepsItsNodes(t *testing.T) {
 	t.Parallel()
 	const warning = "node file not used, the nodes stay as they are"
 	tests := []struct {

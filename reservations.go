@@ -118,6 +118,13 @@ type openReservation struct {
 	made                time.Time
 }
 
+// overdue tells whether the engine must have done by now what it was asked. One that was
+// made in the future was made before the clock was set back.
+func (r *openReservation) overdue() bool {
+	age := time.Since(r.made)
+	return age > graceUnknown || age < -time.Second
+}
+
 func (s *store) unknownReservations(ctx context.Context, node int64) ([]openReservation, error) {
 	rows, err := s.query(ctx, "SELECT id, placement_id, kind, name, swarm_id, made_at FROM reservations WHERE node_id = ? AND state = 'unknown'", node)
 	if err != nil {
@@ -180,7 +187,7 @@ func (ns *nodes) settleReservations(ctx context.Context, e *engine) error {
 		case len(found) > 0:
 			err = ns.store.adopt(ctx, e.id, r, found[0])
 			ns.log.Info("create found on its node", "node", e.nodeName(), "id", r.swarmID)
-		case time.Since(r.made) > graceUnknown && time.Duration(monotonic()-e.began.Load()) > graceUnknown:
+		case r.overdue() && time.Duration(monotonic()-e.began.Load()) > graceUnknown:
 			err = ns.store.release(ctx, &placement{id: r.placement, reservation: r.id}, "failed", "the engine did not make it", 0)
 			ns.log.Info("create not found on its node, room released", "node", e.nodeName(), "id", r.swarmID)
 		}
@@ -248,7 +255,7 @@ func (ns *nodes) settleThing(ctx context.Context, e *engine, r openReservation) 
 	if err != nil && !errors.Is(err, errNotFound) {
 		return err
 	}
-	if found == nil && time.Since(r.made) <= graceUnknown {
+	if found == nil && !r.overdue() {
 		return nil
 	}
 	ns.log.Info("create without answer settled", "node", e.nodeName(), r.kind, r.name, "found", found != nil)

@@ -289,8 +289,8 @@ func TestRequestsOverALimitAreRefused(t *testing.T) {
 	f.oracle(t)
 }
 
-// S28
-func TestAPanicIsOne500(t *testing.T) {
+// S28, F50
+func TestF50APanicIsOne500(t *testing.T) {
 	t.Parallel()
 	e := newFakeEngine(t)
 	f := newFront(t, e)
@@ -316,6 +316,7 @@ func TestAPanicIsOne500(t *testing.T) {
 	if !strings.Contains(f.logged(), "panic of the test") {
 		t.Error("the panic is not in the log")
 	}
+	faultHeld(t, 50, "10 panics among 20 requests: 10 times 500, counted, the others answered")
 }
 
 func TestF40MalformedRequestsNeverMakeUsFail(t *testing.T) {

@@ -182,7 +182,8 @@ func TestOpenStoreRefusesWhatAnotherUserHas(t *testing.T) {
 	}
 }
 
-func TestSecondManagerIsRefused(t *testing.T) {
+// F47
+func TestF47ASecondManagerIsRefused(t *testing.T) {
 	t.Parallel()
 	st := testNode(t)
 	began := time.Now()
@@ -190,9 +191,7 @@ func TestSecondManagerIsRefused(t *testing.T) {
 	if want := "state database " + st.path + ": in use by another swarmlite manager; stop that one, or name another file with -db"; err == nil || err.Error() != want {
 		t.Errorf("openStore of a file in use = %v\nwant %s", err, want)
 	}
-	if waited := time.Since(began); waited > time.Second {
-		t.Errorf("it took %v to find the lock", waited)
-	}
+	faultTook(t, 47, "a second manager of one file refused", time.Since(began), time.Second)
 	if err := st.write(t.Context(), func(t *tx) error { return put(t, "a") }); err != nil {
 		t.Errorf("the first manager is disturbed: %v", err)
 	}
