@@ -153,6 +153,11 @@ theirs|node-3|2001-09-09 01:46:40|now`)
 	if got := st.one(t, "SELECT until FROM ran WHERE name = 'db'"); got != "now" {
 		t.Errorf("db is back and ran until %s, want now", got)
 	}
+	// Its node was lost and it was made anew elsewhere: the old one is there, and is not what runs.
+	st.sql(t, "INSERT INTO moves (why, name, image, swarm_id, container_id, running, from_id, from_node, from_engine, copy_name, step, outcome, ended_at) VALUES ('node failure', 'db', '', '', 'cc', 1, 3, 'node-3', '', '', 'done', 'moved', 1000010800)")
+	if got := st.one(t, "SELECT until FROM ran WHERE name = 'db'"); got != "2001-09-09 04:46:40" {
+		t.Errorf("db was moved and ran until %s", got)
+	}
 	st.sql(t, "DELETE FROM networks WHERE name = 'front'; DELETE FROM volumes WHERE name = 'data'")
 	if got := st.one(t, "SELECT count(*) FROM placements WHERE kind <> 'container' AND ended_at > 1000000300"); got != "2" {
 		t.Errorf("%s placements of a network and a volume have ended, want 2", got)

@@ -695,17 +695,18 @@ CREATE VIEW ran AS
      moved, as far as that is known; 'now' while it is there. 'now' sorts behind every time, so
      what was there at three is: SELECT * FROM ran WHERE '2026-11-24 03:00' BETWEEN since AND until */
   SELECT coalesce(c.name, p.name) AS name, p.image, p.node, datetime(p.at, 'unixepoch') AS since,
-         CASE WHEN p.ended_at IS NOT NULL THEN datetime(p.ended_at, 'unixepoch')
-              WHEN c.state IN ('exited', 'dead') THEN datetime(coalesce(c.status_at, p.at), 'unixepoch')
-              ELSE 'now' END AS until,
+         coalesce(datetime(coalesce(m.ended_at, p.ended_at, CASE WHEN c.state IN ('exited', 'dead') THEN coalesce(c.status_at, p.at) END),
+                           'unixepoch'), 'now') AS until,
          substr(p.container_id, 1, 12) AS id, p.id AS placement
     FROM placements p LEFT JOIN containers c ON c.container_id = p.container_id
+         LEFT JOIN moves m ON m.container_id = p.container_id AND m.outcome = 'moved'
    WHERE p.kind = 'container' AND p.outcome = 'created'
   UNION ALL
   SELECT c.name, c.image, n.name, datetime(c.created_at, 'unixepoch'),
-         CASE WHEN c.state IN ('exited', 'dead') THEN datetime(coalesce(c.status_at, c.created_at), 'unixepoch') ELSE 'now' END,
+         coalesce(datetime(coalesce(m.ended_at, CASE WHEN c.state IN ('exited', 'dead') THEN coalesce(c.status_at, c.created_at) END),
+                           'unixepoch'), 'now'),
          substr(c.container_id, 1, 12), NULL /* made behind our back, or longer ago than the ledger goes */
-    FROM containers c JOIN nodes n ON n.id = c.node_id
+    FROM containers c JOIN nodes n ON n.id = c.node_id LEFT JOIN moves m ON m.container_id = c.container_id AND m.outcome = 'moved'
    WHERE NOT EXISTS (SELECT 1 FROM placements p WHERE p.container_id = c.container_id AND p.container_id <> '');
 
 CREATE VIEW drain AS

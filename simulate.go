@@ -243,8 +243,9 @@ func (s *scratch) rewind(ctx context.Context, since time.Duration) (trials []*tr
 	}
 	rows, err := s.query(ctx, `
 		SELECT p.at, datetime(p.at, 'unixepoch'), p.kind, p.name, p.image, p.request, iif(p.strategy = 'random', p.seed, 0), p.node, p.container_id,
-		       coalesce(p.ended_at, CASE WHEN c.counted = 0 THEN coalesce(c.status_at, p.at) END, 0)
+		       coalesce(m.ended_at, p.ended_at, CASE WHEN c.counted = 0 THEN coalesce(c.status_at, p.at) END, 0)
 		  FROM placements p LEFT JOIN containers c ON c.container_id = p.container_id AND p.container_id <> ''
+		       LEFT JOIN moves m ON m.container_id = p.container_id AND m.outcome = 'moved'
 		 WHERE p.kind IN ('container', 'network', 'volume') AND p.outcome IN ('created', 'reserved', 'unknown', 'refused') AND p.at >= ?
 		 ORDER BY p.id`, from)
 	if err != nil {

@@ -137,6 +137,7 @@ node-3|healthy|drain|2|5.00 / 4.20|0 / 4301 MiB||||tcp://10.0.0.3:2375|bad answe
 1|web|created|spread chose node-1, the only one of 3 that fits (score 62); 2 fail constraint storage==ssd`},
 		{"SELECT name, image, node, since, until FROM ran WHERE '2001-09-09 01:46:41' BETWEEN since AND until ORDER BY name, node", `db|postgres|node-2|2001-09-09 01:46:41|now
 web|nginx|node-1|2001-09-09 01:46:40|now`},
+		{"SELECT * FROM drain", "node-3|drain|healthy||x|dead|\nnode-3|drain|healthy|db|postgres|running|"},
 		{"SELECT * FROM trouble", `node unhealthy|node-2|tcp://10.0.0.2:2375 since 2001-09-09 01:46:40: ping: no answer in time
 bad answer|node-3|bad answer: 1 of 2 images
 clock|node-3|engine is -2.5 s off the manager
@@ -153,7 +154,7 @@ create without answer|node-2|db-2 since 2001-09-09 01:46:43`},
 	}
 	close(stop)
 	wg.Wait()
-	if views := st.shell(t, "SELECT group_concat(name) FROM (SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY 1)"); views != "cluster,node_load,ps,ran,resource_load,resources_held,trouble,why" {
+	if views := st.shell(t, "SELECT group_concat(name) FROM (SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY 1)"); views != "cluster,drain,node_load,ps,ran,resource_load,resources_held,trouble,why" {
 		t.Errorf("views %s: a new one wants a case above", views)
 	}
 	if err := st.write(t.Context(), func(t *tx) error { return put(t, "after") }); err != nil {
