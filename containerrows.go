@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -332,7 +333,17 @@ func (t *tx) putContainerOver(n *nodeFace, r *containerRow, stored *storedContai
 		counted, known, string(r.summary), old.id); err != nil {
 		return false, err
 	}
-	return !known, t.putContainerParts(n, old.id, r, exists)
+	// What a create said is what the engine lists then: labels are most of the parts.
+	sameLabels := exists && bytes.Equal(labelsOf(old.summary), labelsOf(string(r.summary)))
+	return !known, t.putContainerParts(n, old.id, r, exists, sameLabels)
+}
+
+func labelsOf(summary string) json.RawMessage {
+	o, err := parseObject([]byte(summary))
+	if err != nil {
+		return nil
+	}
+	return o.get("Labels")
 }
 
 // sameWords tells whether a container that is in its state since at would be
@@ -349,15 +360,22 @@ func sameWords(now time.Time, at int64, words string) bool {
 
 // putContainerParts writes the tables beside a container's row, in place of what is there
 // if it had a row before.
-func (t *tx) putContainerParts(n *nodeFace, id int64, r *containerRow, before bool) error {
+func (t *tx) putContainerParts(n *nodeFace, id int64, r *containerRow, before, sameLabels bool) error {
 	if before {
 		for _, table := range []string{"container_labels", "mounts", "container_networks"} {
+			if sameLabels && table == "container_labels" {
+				continue
+			}
 			if _, err := t.exec("DELETE FROM "+table+" WHERE container = ?", id); err != nil {
 				return err
 			}
 		}
 	}
-	for k, v := range r.labels {
+	labels := r.labels
+	if sameLabels {
+		labels = nil
+	}
+	for k, v := range labels {
 		if _, err := t.exec("INSERT OR IGNORE INTO container_labels VALUES (?,?,?)", id, bounded(k), bounded(v)); err != nil {
 			return err
 		}

@@ -202,7 +202,7 @@ func (ns *nodes) readContainer(ctx context.Context, e *engine, id string) error 
 		return err
 	}
 	var look bool
-	err = ns.store.write(ctx, func(t *tx) error {
+	err = ns.store.writeSoon(ctx, func(t *tx) error {
 		n, err := t.nodeFace(e.id)
 		if err != nil {
 			return err
@@ -240,7 +240,7 @@ func (ns *nodes) inspectContainer(ctx context.Context, e *engine, id string) err
 		}
 		return err
 	}
-	return ns.store.write(ctx, func(t *tx) error { return t.putInspected(e.id, id, &in) })
+	return ns.store.writeSoon(ctx, func(t *tx) error { return t.putInspected(e.id, id, &in) })
 }
 
 // unseen tells that a container has no row and will be read again: what was read may

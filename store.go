@@ -170,7 +170,7 @@ func (s *store) open(ctx context.Context) error {
 		return err
 	}
 	s.ro.SetMaxOpenConns(8)
-	s.ro.SetMaxIdleConns(4)
+	s.ro.SetMaxIdleConns(8) // a new connection reads the schema and prepares all it is asked
 	go s.writer(context.WithoutCancel(ctx), conn)
 	go s.watch(context.WithoutCancel(ctx), files)
 	return nil

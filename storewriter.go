@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 
 	sqlite3 "modernc.org/sqlite/lib"
@@ -14,6 +15,7 @@ type write struct {
 	fn    func(*tx) error
 	done  chan error
 	since time.Time
+	soon  bool // may wait a moment for company
 }
 
 // tx is a running write transaction. Its statements stay prepared between transactions.
@@ -76,7 +78,16 @@ func (t *tx) get(query string, args []any, dest ...any) error {
 // has refused and nothing of it is kept. fn must not wait for anything but SQL.
 // A client that leaves does not undo a write that waits its turn.
 func (s *store) write(ctx context.Context, fn func(*tx) error) error {
-	w := &write{fn, make(chan error, 1), time.Now()}
+	return s.await(ctx, &write{fn: fn, done: make(chan error, 1), since: time.Now()})
+}
+
+// writeSoon is write for what nobody is in a hurry for: it shares the commit of what
+// comes in the next two milliseconds.
+func (s *store) writeSoon(ctx context.Context, fn func(*tx) error) error {
+	return s.await(ctx, &write{fn: fn, done: make(chan error, 1), since: time.Now(), soon: true})
+}
+
+func (s *store) await(ctx context.Context, w *write) error {
 	select {
 	case s.writes <- w:
 	case <-s.stop:
@@ -117,6 +128,9 @@ func (s *store) writer(ctx context.Context, conn *sql.Conn) {
 				stopping = true
 			}
 		}
+		if !stopping {
+			batch = s.company(batch)
+		}
 	fill:
 		for len(batch) < writeBatch {
 			select {
@@ -137,6 +151,30 @@ func (s *store) writer(ctx context.Context, conn *sql.Conn) {
 		default:
 		}
 	}
+}
+
+// company waits a moment for others, as long as none of the batch is in a hurry.
+func (s *store) company(batch []*write) []*write {
+	hurried := func(w *write) bool { return !w.soon }
+	if slices.ContainsFunc(batch, hurried) {
+		return batch
+	}
+	timer := time.NewTimer(2 * time.Millisecond)
+	defer timer.Stop()
+	for len(batch) < writeBatch {
+		select {
+		case w := <-s.writes:
+			batch = append(batch, w)
+			if hurried(w) {
+				return batch
+			}
+		case <-timer.C:
+			return batch
+		case <-s.stop:
+			return batch
+		}
+	}
+	return batch
 }
 
 // commit runs a batch in one transaction, each function in a savepoint of its
