@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -68,6 +69,12 @@ func TestUnknownExecIsAskedOfEveryHealthyNode(t *testing.T) {
 		t.Errorf("it took %v: a node that hangs was waited for", took)
 	}
 	c.hang(false)
+	eventually(t, 30*time.Second, func() error {
+		if n := len(f.healthyEngines()); n != 3 {
+			return fmt.Errorf("%d of 3 nodes are healthy", n)
+		}
+		return nil
+	})
 	if status, answer := f.call(t, "POST", "/exec/"+id+"/start", `{"Detach":false}`); status != http.StatusOK {
 		t.Errorf("start of an exec that b has = %d %s", status, answer)
 	}
