@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -45,6 +46,12 @@ func faultCount[N int | int64](t testing.TB, row int, what string, n, goal N, un
 func faultHeld(t testing.TB, row int, what string) {
 	t.Helper()
 	faultLine(t, row, !t.Failed(), what)
+}
+
+// raise makes most the longer of two times.
+func raise(most *atomic.Int64, took time.Duration) {
+	for old := most.Load(); int64(took) > old && !most.CompareAndSwap(old, int64(took)); old = most.Load() {
+	}
 }
 
 func faultLine(t testing.TB, row int, ok bool, text string) {

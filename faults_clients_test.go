@@ -51,11 +51,7 @@ func TestF30ClientsThatDoNotGoOnAreCut(t *testing.T) {
 				kind.Go(func() {
 					began := time.Now()
 					io.Copy(io.Discard, conn)
-					for took := int64(time.Since(began)); ; {
-						if old := slowest.Load(); took <= old || slowest.CompareAndSwap(old, took) {
-							return
-						}
-					}
+					raise(&slowest, time.Since(began))
 				})
 			}
 			kind.Wait()
@@ -132,10 +128,8 @@ func TestF36AStuckWatcherOfEventsIsCut(t *testing.T) {
 				if !ok {
 					continue
 				}
-				late := int64(time.Since(at.(time.Time)))
+				raise(&latest, time.Since(at.(time.Time)))
 				seen.Add(1)
-				for old := latest.Load(); late > old && !latest.CompareAndSwap(old, late); old = latest.Load() {
-				}
 			}
 		})
 	}
