@@ -84,12 +84,20 @@ func TestWhatTheOperatorSetOutlivesAnEngineRestart(t *testing.T) {
 		t.Fatalf("docker node update = %d %s, want 200", status, answer)
 	}
 	one.stop()
+	eventually(t, 20*time.Second, func() error {
+		var state string
+		err := c.store.get(t.Context(), "SELECT state FROM nodes", nil, &state)
+		if err == nil && state != "unhealthy" {
+			err = fmt.Errorf("node is %s while its engine is stopped", state)
+		}
+		return err
+	})
 	one.restart()
 	eventually(t, 20*time.Second, func() error {
 		var availability, rack, state string
 		var events int
 		err := c.store.get(t.Context(), `SELECT availability, state, (SELECT value FROM node_labels WHERE node_id = nodes.id AND key = 'rack'),
-			(SELECT count(*) FROM events WHERE action = 'engine_connect') FROM nodes`, nil, &availability, &state, &rack, &events)
+			(SELECT count(*) FROM events WHERE action IN ('engine_connect', 'engine_reconnect')) FROM nodes`, nil, &availability, &state, &rack, &events)
 		if err != nil {
 			return err
 		}

@@ -128,7 +128,7 @@ func TestCommandsHelp(t *testing.T) {
 	t.Parallel()
 	for name := range commands {
 		out, err := swarmlite(t, name, "-h")
-		if err != nil || !strings.HasPrefix(out, "Usage: swarmlite "+name+" ") || !strings.Contains(out, "-db") {
+		if err != nil || !strings.HasPrefix(out, "Usage: swarmlite "+name+" ") || !strings.Contains(out, "-db") && name != "join" { // which runs on a host without the database
 			t.Errorf("swarmlite %s -h = %v\n%s", name, err, out)
 		}
 	}

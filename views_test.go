@@ -99,6 +99,7 @@ func TestViewsAnswerAPersonsFirstQuestions(t *testing.T) {
 			(2, 2, '123456789abcdef0', 'db', 'postgres', 'running', 1000000001, 0, 0, '{}'),
 			(3, 3, '23456789abcdef01', 'db', 'postgres', 'running', 1000000002, 5000000000, 0, '{}'),
 			(4, 3, '3456789abcdef012', '', 'x', 'dead', 1, 0, 0, '{}'), (5, 1, '456789abcdef0123', '', 'x', 'dead', 1, 0, 0, '{}');
+		UPDATE containers SET stays = 'it has no reschedule policy' WHERE id = 3;
 		INSERT INTO node_resources VALUES (1, 'gpu', 4, '[]');
 		INSERT INTO resources (node_id, container, name, amount, device) VALUES (1, 1, 'gpu', 1, '');
 		INSERT INTO ports (node_id, container, host_ip, host_port, last_port, protocol) VALUES (1, 1, '', 8080, 8080, 'tcp'), (1, 1, '127.0.0.1', 53, 53, 'udp');
@@ -135,6 +136,8 @@ node-3|healthy|drain|2|5.00 / 4.20|0 / 4301 MiB||||tcp://10.0.0.3:2375|bad answe
 3|db|moved|node-2 was chosen and did not answer, so another node was asked
 2|db|failed|node-2 was chosen and its engine refused: No such image: postgres:latest
 1|web|created|spread chose node-1, the only one of 3 that fits (score 62); 2 fail constraint storage==ssd`},
+		{"SELECT node, container, \"stays because\" FROM drain", `node-3||
+node-3|db|it has no reschedule policy`},
 		{"SELECT name, image, node, since, until FROM ran WHERE '2001-09-09 01:46:41' BETWEEN since AND until ORDER BY name, node", `db|postgres|node-2|2001-09-09 01:46:41|now
 web|nginx|node-1|2001-09-09 01:46:40|now`},
 		{"SELECT * FROM drain", "node-3|drain|healthy||x|dead|\nnode-3|drain|healthy|db|postgres|running|"},
@@ -143,6 +146,7 @@ bad answer|node-3|bad answer: 1 of 2 images
 clock|node-3|engine is -2.5 s off the manager
 name used twice|node-2, node-3|db
 overcommitted|node-3|5.00 of 4.20 CPUs, 0 of 4301 MiB
+left on a drained node|node-3|db: it has no reschedule policy
 create without answer|node-2|db-2 since 2001-09-09 01:46:43`},
 		{"SELECT id, containers, nano_cpus, used_nano_cpus, memory_bytes, used_memory_bytes FROM node_load", `1|2|4200000000|1500000000|4509715660|1073741824
 2|2|4200000000|0|4509715660|0
