@@ -390,12 +390,12 @@ func (x *simulation) print(w io.Writer) error {
 	words := fmt.Sprintf("%s, overcommit %g: ", x.Strategy, x.Overcommit)
 	switch x.Mode {
 	case "ledger":
-		words += fmt.Sprintf("of %d requests %d go where they went, %d elsewhere, %d are refused (%d were)", len(x.Requests), x.Same, x.Elsewhere, x.RefusedNow, x.RefusedThen)
+		words += fmt.Sprintf("of %d requests %d go where they went, %d elsewhere, %d refused (%d then)", len(x.Requests), x.Same, x.Elsewhere, x.RefusedNow, x.RefusedThen)
 		if x.Unreadable > 0 {
 			words += fmt.Sprintf("; %d rows of the ledger are of another version and left out", x.Unreadable)
 		}
 	case "requests":
-		words += fmt.Sprintf("of %d requests %d fit, %d are refused", len(x.Requests), x.Placed, x.RefusedNow)
+		words += fmt.Sprintf("of %d requests %d fit, %d refused", len(x.Requests), x.Placed, x.RefusedNow)
 	default:
 		words += fmt.Sprintf("%d more fit, then %s", x.Placed, x.Message)
 	}

@@ -73,7 +73,7 @@ db     postgres:17   node-2
        big           refused   no node fits: 3 of 3 have less than 100GiB of memory free; the largest node that qualifies is node-1 with 4GiB of memory in all
 web    nginx         refused   Conflict. The container name "/web" is already in use by container "0000000000000000000000000000000000000000000000000000000000000001" on node node-1. You have to remove (or rename) that container to be able to reuse that name.
 
-spread, overcommit 0: of 4 requests 2 fit, 2 are refused
+spread, overcommit 0: of 4 requests 2 fit, 2 refused
 `
 	if err != nil || !strings.HasPrefix(got, want) {
 		t.Errorf("simulate -requests: %v\n%s\nwant\n%s", err, got, want)
@@ -222,11 +222,11 @@ func TestSimulateReplaysUnderOtherConditions(t *testing.T) {
 		t.Fatal("a seventh fits")
 	}
 	for _, c := range []struct{ flags, want string }{
-		{"", "of 7 requests 6 go where they went, 0 elsewhere, 1 are refused (1 were)"},
-		{"-strategy binpack", "of 7 requests 2 go where they went, 4 elsewhere, 1 are refused (1 were)"},
-		{"-overcommit 1", "of 7 requests 6 go where they went, 1 elsewhere, 0 are refused (1 were)"},
-		{"-without node-3", "of 7 requests 2 go where they went, 2 elsewhere, 3 are refused (1 were)"},
-		{"-add cpus=4,memory=4g,count=2", "of 7 requests 3 go where they went, 4 elsewhere, 0 are refused (1 were)"},
+		{"", "of 7 requests 6 go where they went, 0 elsewhere, 1 refused (1 then)"},
+		{"-strategy binpack", "of 7 requests 2 go where they went, 4 elsewhere, 1 refused (1 then)"},
+		{"-overcommit 1", "of 7 requests 6 go where they went, 1 elsewhere, 0 refused (1 then)"},
+		{"-without node-3", "of 7 requests 2 go where they went, 2 elsewhere, 3 refused (1 then)"},
+		{"-add cpus=4,memory=4g,count=2", "of 7 requests 3 go where they went, 4 elsewhere, 0 refused (1 then)"},
 		{"-since 1h", "of 7 requests 6 go where they went"},
 	} {
 		got, err := swarmlite(t, append([]string{"simulate", "-db", st.path}, strings.Fields(c.flags)...)...)
