@@ -120,6 +120,7 @@ func BenchmarkContainerList(b *testing.B) {
 			}
 			var first []time.Duration
 			w := &nowhere{}
+			defer reportCPU(b)()
 			for b.Loop() {
 				w = &nowhere{header: http.Header{}, began: time.Now()}
 				if err := containerList(c, w, req, &call{version: 1041, query: req.URL.Query()}); err != nil {

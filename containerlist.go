@@ -37,11 +37,22 @@ func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 	if err != nil {
 		return err
 	}
-	rows, err := c.store.query(r.Context(), `
-		SELECT c.id, c.container_id, c.name, c.image, c.image_id, c.state, c.created_at, c.status_head, c.status_at, c.status_tail,
-		       c.summary, n.name, n.ip, n.state
-		  FROM containers c JOIN nodes n ON n.id = c.node_id
-		 ORDER BY c.created_at DESC, c.id DESC`)
+	faces, err := c.store.listFaces(r.Context())
+	if err != nil {
+		return err
+	}
+	l.newest = c.nodes.fleet.Load().newest
+	for _, face := range faces {
+		l.newest = max(l.newest, face.newest)
+	}
+	// What no filter looks at is not fetched: of thirty thousand rows each column costs.
+	columns, where := "c.status_head, c.status_at, c.status_tail, c.summary, c.node_id", ""
+	if l.looks() {
+		columns += ", c.state, c.id, c.container_id, c.name, c.image, c.image_id, c.created_at"
+	} else if !l.all && l.limit <= 0 {
+		where = " WHERE c.state IN ('running', 'paused', 'restarting', 'stopping')"
+	}
+	rows, err := c.store.query(r.Context(), "SELECT "+columns+" FROM containers c"+where+" ORDER BY c.created_at DESC, c.id DESC")
 	if err != nil {
 		return err
 	}
@@ -51,15 +62,23 @@ func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 	out.WriteByte('[')
 	shown := 0
 	for rows.Next() && (l.limit <= 0 || shown < l.limit) {
-		e := &listed{}
-		if err := rows.Scan(&e.row, &e.id, &e.name, &e.image, &e.imageID, &e.state, &e.created, &e.head, &e.at, &e.tail,
-			&e.summary, &e.node, &e.nodeIP, &e.nodeState); err != nil {
+		e, node := &listed{}, int64(0)
+		into := []any{&e.head, &e.at, &e.tail, &e.summary, &node}
+		if l.looks() {
+			into = append(into, &e.state, &e.row, &e.id, &e.name, &e.image, &e.imageID, &e.created)
+		}
+		if err := rows.Scan(into...); err != nil {
 			return err
 		}
+		face, known := faces[node]
+		if !known {
+			continue // made on a node that has just joined: the list is as of a moment before
+		}
+		e.node, e.nodeIP, e.nodeState = face.name, face.ip, face.state
 		for _, id := range builtin[e.node] {
 			e.summary = strings.Replace(e.summary, id.own, id.shown, 1)
 		}
-		if !l.match(e) {
+		if l.looks() && !l.match(e) {
 			continue
 		}
 		if shown > 0 {
@@ -78,13 +97,44 @@ func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 	return out.Flush()
 }
 
+// listFace is what a node lends the list entries of its containers.
+type listFace struct {
+	name, ip, state string
+	newest          apiVersion // that its entries may be of
+}
+
+func (s *store) listFaces(ctx context.Context) (map[int64]listFace, error) {
+	rows, err := s.query(ctx, "SELECT id, name, ip, state, api_version FROM nodes")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	faces := map[int64]listFace{}
+	for rows.Next() {
+		var id int64
+		var f listFace
+		var version string
+		if err := rows.Scan(&id, &f.name, &f.ip, &f.state, &version); err != nil {
+			return nil, err
+		}
+		f.newest, _ = parseAPIVersion(version) // none yet: no entries
+		faces[id] = f
+	}
+	return faces, rows.Err()
+}
+
+// looks tells whether the list looks at what a container is called and made of.
+func (l *containerLister) looks() bool {
+	return len(l.filters) > 0 || l.sizes != nil || l.relay != nil || l.names != "plain"
+}
+
 // containerLister is a list request, understood.
 type containerLister struct {
 	filters         listFilters
 	all             bool
 	limit           int
 	names           string
-	version         apiVersion
+	version, newest apiVersion // the client's, and the highest that entries are of
 	now             time.Time
 	exited          map[string]bool
 	publish, expose map[string]bool
@@ -365,7 +415,7 @@ func (l *containerLister) write(out *bufio.Writer, e *listed) error {
 func (l *containerLister) shaped(e *listed) string {
 	cut := false
 	for _, f := range listFields {
-		cut = cut || l.version != 0 && l.version < f.from && strings.Contains(e.summary, `"`+f.key[strings.IndexByte(f.key, '.')+1:]+`"`)
+		cut = cut || l.version != 0 && l.version < f.from && f.from <= l.newest && strings.Contains(e.summary, `"`+f.key[strings.IndexByte(f.key, '.')+1:]+`"`)
 	}
 	size, sized := l.sizes[e.id]
 	relayed := l.relayed[e.id]
