@@ -79,7 +79,7 @@ var layers = []struct{ why, files string }{
 	{"what each noun of the API does that is more than a pass-through; commands that a person runs",
 		"containers rename containerlist exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec reschedule move leaving rebuild drain plugins explain createflags simulate scratch " +
 			"nodeadd nodecommand join joincommand managerclient"},
-	{"what handlers work on, and how a container is found", "cluster"},
+	{"what handlers work on, and how a container is found", "cluster eventreads"},
 	{"where things go: filters, strategies, groups, refusals", "scheduler plan workload filters groups strategyfile refusal waiting"},
 	{"one request to one engine, streams, published ports", "proxy hijack portrelay"},
 	{"what engines have, kept as rows: lists, events, health, creates without an answer", "sources heartbeat nodes nodeline nodelost nodefile penalty pace nodefacts nodeevents mirror reservations containerrows resourcerows imagerows networkrows noderows moverows"},

@@ -98,8 +98,8 @@ func (r *chaosRelay) pass() {
 // stall is a partition: connections are taken, nothing goes through, nothing is closed.
 func (r *chaosRelay) stall() { r.turn(func() { r.toEnd, r.back = stalls, stalls }) }
 
-// loseAnswers cuts one direction: requests arrive, answers do not.
-func (r *chaosRelay) loseAnswers() { r.turn(func() { r.back = vanish }) }
+// loseAnswers cuts one direction: requests arrive, answers do not until it heals.
+func (r *chaosRelay) loseAnswers() { r.turn(func() { r.back = stalls }) }
 
 // slow holds each piece back for d, both ways.
 func (r *chaosRelay) slow(d time.Duration) { r.turn(func() { r.delay = d }) }

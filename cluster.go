@@ -24,6 +24,7 @@ type cluster struct {
 	joins     *joinLimits
 	base      context.Context // outlives requests: a create is finished when its client has gone
 	transfers transfers
+	reads     eventReads
 	relay     *portRelay // nil without -relay-ports
 }
 

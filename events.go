@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"os"
@@ -52,19 +51,22 @@ func events(c *cluster, w http.ResponseWriter, r *http.Request, call *call) erro
 	flush.Flush()
 	for {
 		more := c.store.newEvents() // before the look, so that none slips between
-		flush.SetWriteDeadline(time.Now().Add(stuckReader))
-		n, err := c.writeEvents(r.Context(), w, f, call.version, &last, until, bounded)
-		if err == nil && n > 0 {
-			err = flush.Flush()
+		rows, err := c.reads.next(r.Context(), c.store, last)
+		if err == nil && len(rows) > 0 {
+			last = rows[len(rows)-1].id
+			flush.SetWriteDeadline(time.Now().Add(stuckReader))
+			if err = writeEvents(w, rows, f, call.version, until, bounded); err == nil {
+				err = flush.Flush()
+			}
+			flush.SetWriteDeadline(time.Time{})
 		}
-		flush.SetWriteDeadline(time.Time{})
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			c.log.Warn("events cut: the client does not read them", "addr", r.RemoteAddr)
 		}
 		if err != nil {
 			panic(http.ErrAbortHandler) // the client has gone, or must not take this for the end
 		}
-		if n > 0 {
+		if len(rows) > 0 {
 			continue
 		}
 		select {
@@ -81,79 +83,22 @@ func events(c *cluster, w http.ResponseWriter, r *http.Request, call *call) erro
 // the way are full.
 const stuckReader = 5 * time.Second
 
-// eventBatch is how many rows are read at once; no read stays open while the client is written to for long.
-const eventBatch = 500
-
-// writeEvents writes the next rows after last that pass; n is how many were looked at.
-func (c *cluster) writeEvents(ctx context.Context, w http.ResponseWriter, f listFilters, v apiVersion, last *int64, until time.Time, bounded bool) (n int, err error) {
-	rows, err := c.store.query(ctx, "SELECT id, at_nano, node, body FROM events WHERE id > ? ORDER BY id LIMIT ?", *last, eventBatch)
-	if err != nil {
-		return 0, err
-	}
-	type row struct{ node, body string }
-	var list []row
-	for rows.Next() {
-		var id, at int64
-		var r row
-		if err := rows.Scan(&id, &at, &r.node, &r.body); err != nil {
-			rows.Close()
-			return 0, err
-		}
-		*last = id
-		n++
-		if !bounded || at <= until.UnixNano() {
-			list = append(list, r)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return 0, err
-	}
-	for _, r := range list {
-		var ev engineEvent
-		if json.Unmarshal([]byte(r.body), &ev) != nil || !f.matchEvent(&ev, r.node) {
-			continue
-		}
-		line, err := shownEvent([]byte(r.body), &ev, r.node, v)
-		if err != nil {
-			continue
-		}
-		if _, err := w.Write(append(line, '\n')); err != nil {
-			return 0, err
-		}
-	}
-	return n, nil
-}
-
-// shownEvent adds the node's name to an event, and gives or takes the fields that
-// were dropped with API 1.52.
-func shownEvent(body []byte, ev *engineEvent, node string, v apiVersion) ([]byte, error) {
-	o, err := parseObject(body)
-	if err != nil {
-		return nil, err
-	}
-	actor, err := parseObject(o.get("Actor"))
-	if err != nil {
-		return nil, err
-	}
-	attributes, err := parseObject(actor.get("Attributes"))
-	if err != nil {
-		return nil, err
-	}
-	if attributes.get("node.name") == nil {
-		attributes = attributes.with("node.name", node)
-		actor = actor.replace("Attributes", attributes.bytes())
-		o = o.replace("Actor", actor.bytes())
-	}
+// writeEvents writes those of rows that pass.
+func writeEvents(w http.ResponseWriter, rows []eventRow, f listFilters, v apiVersion, until time.Time, bounded bool) error {
+	kind := 0
 	if v >= 1052 {
-		return o.without("status").without("id").without("from").bytes(), nil
+		kind = 1
 	}
-	if (ev.Type == "container" || ev.Type == "image") && o.get("status") == nil {
-		o = o.with("status", ev.Action).with("id", ev.Actor.ID)
-		if from := ev.Actor.Attributes["image"]; ev.Type == "container" && from != "" {
-			o = o.with("from", from)
+	for i := range rows {
+		r := &rows[i]
+		if r.bad || bounded && r.at > until.UnixNano() || !f.matchEvent(&r.event, r.node) {
+			continue
+		}
+		if _, err := w.Write(r.shown[kind]); err != nil {
+			return err
 		}
 	}
-	return o.bytes(), nil
+	return nil
 }
 
 // matchEvent tells whether an event passes; semantics are the engine's.

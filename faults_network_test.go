@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -223,8 +224,17 @@ func TestF24AnswersThatAreLostForALongTime(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range creates {
 		wg.Go(func() {
-			status, answer, err := f.try("POST", fmt.Sprintf("/containers/create?name=c%d", i), sleepBody)
-			if err == nil && status != http.StatusGatewayTimeout && status != http.StatusServiceUnavailable && status != http.StatusBadGateway {
+			w := f.wire(t)
+			w.SetDeadline(time.Now().Add(2 * time.Minute))
+			w.send(fmt.Sprintf("POST /containers/create?name=c%d HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", i, len(sleepBody), sleepBody))
+			resp, err := http.ReadResponse(w.in, nil)
+			if err != nil {
+				t.Errorf("create: %v", err)
+				return
+			}
+			body, _ := io.ReadAll(resp.Body)
+			status, answer := resp.StatusCode, string(body)
+			if status != http.StatusGatewayTimeout && status != http.StatusServiceUnavailable && status != http.StatusBadGateway {
 				t.Errorf("create = %d %s, want 504", status, answer)
 			}
 			if status == http.StatusGatewayTimeout && !strings.Contains(message(answer), "outcome unknown") {
