@@ -129,7 +129,9 @@ func (q *query) most(t *tx) (words string, impossible bool, err error) {
 				return "", false, err
 			}
 			if amount < r.asked {
-				parts = append(parts, fmt.Sprintf(look.words, node, r.words(max(amount, 0))))
+				if amount > 0 || r.args == nil { // of things, that there are none was told
+					parts = append(parts, fmt.Sprintf(look.words, node, r.words(max(amount, 0))))
+				}
 				if i == 0 {
 					err := t.get(fmt.Sprintf("SELECT %s AS amount FROM node_load n WHERE %s ORDER BY amount DESC LIMIT 1", look.amount, useful),
 						slices.Concat(look.args, usefulArgs), &amount)
