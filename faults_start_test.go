@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -308,4 +309,42 @@ func TestF51MemoryLimit(t *testing.T) {
 		}
 	}
 	faultCount(t, 51, "peak resident memory", peak>>10, 200, "MiB")
+}
+
+// F66: a long history costs nothing at the start, and is trimmed beside the work.
+func TestF66BigDatabase(t *testing.T) {
+	slowFault(t, "it writes a database of 1 GiB")
+	e := newFakeEngine(t, hostNamed("a"))
+	for i := range 100 {
+		e.addContainer(fmt.Sprint("c", i), "busybox", true, nil)
+	}
+	path := filepath.Join(t.TempDir(), "swarmlite.db")
+	st, err := openStore(t.Context(), slog.New(slog.DiscardHandler), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from := 0; from < 1_000_000; from += 50_000 {
+		st.sql(t, fmt.Sprintf(`INSERT INTO events (id, at_nano, node_id, node, time_nano, type, action, actor, body)
+			WITH RECURSIVE n (i) AS (SELECT %d UNION ALL SELECT i + 1 FROM n WHERE i < %d)
+			SELECT i, i, 1, 'a', i, 'container', 'start', 'c', hex(zeroblob(450)) FROM n`, from+1, from+50_000))
+	}
+	st.close()
+	info, err := os.Lstat(path)
+	if err != nil || info.Size() < 1<<30 {
+		t.Fatalf("the database has %d bytes, %v", info.Size(), err)
+	}
+	m := newManager(t, managerBinary(t), "-db", path, e.addr())
+	began := time.Now()
+	m.start(t)
+	m.ready(t)
+	faultTook(t, 66, fmt.Sprintf("ready over %d MiB and a million events", info.Size()>>20), time.Since(began), 3*time.Second)
+	faultTook(t, 66, "ps, the third slowest of 200,", p99(t, m, "GET", "/containers/json?all=1", ""), 50*time.Millisecond)
+	eventually(t, 3*time.Minute, func() error {
+		// Little by little: what an older program has left takes half an hour.
+		if got := m.sql(t, "SELECT min(id) FROM events"); len(got) < 5 {
+			return fmt.Errorf("the oldest event is number %s", got)
+		}
+		return nil
+	})
+	m.oracle(t, e.addr())
 }

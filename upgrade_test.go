@@ -236,6 +236,9 @@ func TestOpenStoreInAProcess(t *testing.T) {
 		os.Exit(1)
 	}
 	fmt.Println("opened")
+	if os.Getenv("TEST_WRITE") != "" {
+		writeForEver(t, st)
+	}
 	st.close()
 }
 
