@@ -13,6 +13,7 @@ import (
 	"sort"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/julienschmidt/httprouter"
 )
@@ -191,18 +192,18 @@ func (a *api) route(table []route) *httprouter.Router {
 	})
 	exact.NotFound, named.NotFound = named, notFound
 	type suffixed struct {
-		suffix string
-		handle handler
+		suffix, operation string
+		handle            handler
 	}
 	groups := map[[2]string][]suffixed{} // method and first segment
 	for _, rt := range table {
 		prefix, suffix, ok := cutName(rt.path)
 		if !ok {
-			exact.Handle(rt.method, rt.path, a.serve(rt.handle, nil))
+			exact.Handle(rt.method, rt.path, a.serve(rt.method+" "+rt.path, rt.handle, nil))
 			continue
 		}
 		key := [2]string{rt.method, prefix}
-		groups[key] = append(groups[key], suffixed{suffix, rt.handle})
+		groups[key] = append(groups[key], suffixed{suffix, rt.method + " " + rt.path, rt.handle})
 	}
 	for key, group := range groups {
 		sort.Slice(group, func(i, j int) bool { return len(group[i].suffix) > len(group[j].suffix) })
@@ -210,7 +211,7 @@ func (a *api) route(table []route) *httprouter.Router {
 			rest := strings.TrimPrefix(p.ByName("rest"), "/")
 			for _, s := range group {
 				if name, ok := strings.CutSuffix(rest, s.suffix); ok && name != "" {
-					a.serve(s.handle, &name)(w, r, nil)
+					a.serve(s.operation, s.handle, &name)(w, r, nil)
 					return
 				}
 			}
@@ -331,9 +332,11 @@ func (a *api) knownHost(host string) bool {
 }
 
 // serve adapts a handler to httprouter and answers its error, once.
-func (a *api) serve(handle handler, name *string) httprouter.Handle {
+func (a *api) serve(operation string, handle handler, name *string) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) {
 		c := r.Context().Value(callKey{}).(*call)
+		began := time.Now()
+		defer func() { a.cluster.store.metrics.request(operation, statusSent(w, r), began) }()
 		if name != nil {
 			c.name = *name
 		}
@@ -353,17 +356,33 @@ func (a *api) serve(handle handler, name *string) httprouter.Handle {
 // only break the connection, or half an answer would look whole.
 type answerWriter struct {
 	http.ResponseWriter
-	begun bool
+	begun  bool
+	status int // 0: nothing was said about it
 }
 
 func (w *answerWriter) WriteHeader(status int) {
 	w.begun = true
+	if w.status < 200 { // one below is not the last word
+		w.status = status
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *answerWriter) Write(p []byte) (int, error) {
 	w.begun = true
 	return w.ResponseWriter.Write(p)
+}
+
+// statusSent is what the client was answered. A raw stream is not written through w.
+func statusSent(w http.ResponseWriter, r *http.Request) int {
+	aw, ok := w.(*answerWriter)
+	switch {
+	case ok && aw.status != 0:
+		return aw.status
+	case ok && !aw.begun && r.Header.Get("Upgrade") != "":
+		return http.StatusSwitchingProtocols
+	}
+	return http.StatusOK
 }
 
 func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

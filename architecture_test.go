@@ -74,7 +74,7 @@ func (emptyPackages) Import(path string) (*types.Package, error) {
 // layers is the order in which files use each other: a file uses those of its own
 // layer and of the layers below it, never of one above.
 var layers = []struct{ why, files string }{
-	{"the program: flags, wiring, signals, commands", "main config"},
+	{"the program: flags, wiring, signals, commands", "main config debug"},
 	{"the route table", "api"},
 	{"what each noun of the API does that is more than a pass-through; commands that a person runs",
 		"containers rename containerlist exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec reschedule move leaving rebuild drain plugins explain createflags simulate scratch " +
@@ -87,7 +87,7 @@ var layers = []struct{ why, files string }{
 	{"which engines there are, and who they are", "tls discovery"},
 	{"questions to a database by people", "sqlcommand"},
 	{"all state", "store storefile storecarry storewatch storewriter history"},
-	{"words, numbers and JSON: what knows of nothing else", "expr room platform resources body listfilters apiversion errors connlimits"},
+	{"words, numbers and JSON: what knows of nothing else", "expr room platform resources body listfilters apiversion errors connlimits metrics"},
 }
 
 func TestUsesRunOneWay(t *testing.T) {

@@ -19,6 +19,7 @@ type config struct {
 	hosts      []string
 	nodes      string
 	sshConfig  string
+	debug      string
 	db         string
 	strategy   string
 	filters    []string
@@ -86,6 +87,7 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs.Var((*stringList)(&c.hosts), "host", "where to listen: `ADDR` is tcp://host:port or unix:///path; repeatable, -H for short\n(default tcp://127.0.0.1:2375, or tcp://:2376 with -tlsverify)")
 	fs.StringVar(&c.nodes, "nodes", "", "`FILE` with one engine address a line and its options, # comments;\nread again when it changes")
 	fs.StringVar(&c.sshConfig, "ssh-config", "", "`FILE` for ssh to nodes with an ssh:// address, instead of ~/.ssh/config")
+	fs.StringVar(&c.debug, "debug", "", "`ADDR`, on loopback or unix:///path, for /metrics (Prometheus) and /debug/pprof/; off by default")
 	fs.StringVar(&c.db, "db", defaultDB, "the SQLite `FILE` that holds all state; one manager a file")
 	fs.StringVar(&c.strategy, "strategy", "spread", "`NAME` of the order among nodes that fit: spread, binpack, random,\nor a file that ends in .sql: one SELECT of node and score, lowest first")
 	fs.Var((*stringList)(&c.filters), "filter", "`NAME` of a filter to use instead of all; repeatable:\n"+strings.Join(filterList(filters), ", "))

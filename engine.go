@@ -84,6 +84,8 @@ type engine struct {
 	lost       atomic.Pointer[chan struct{}] // closed when it is
 	disowned   atomic.Pointer[error]         // why nobody says any more that it is one of us; nil: somebody does
 
+	metrics *metrics // nil: nobody counts
+
 	builds buildStreams
 	marks  marks
 }
@@ -302,7 +304,9 @@ func (e *engine) turn(req *http.Request) error {
 
 // send is do without a place among the calls that are counted: for streams, and for
 // what the manager itself asks.
-func (e *engine) send(req *http.Request, p patience) (*http.Response, error) {
+func (e *engine) send(req *http.Request, p patience) (resp *http.Response, err error) {
+	began := time.Now()
+	defer func() { e.metrics.call(err, began) }()
 	if (p == read || p == endless) && (req.Body == nil || req.Body == http.NoBody) && (req.Method == http.MethodGet || req.Method == http.MethodHead) {
 		return e.read(req, p == endless)
 	}
@@ -319,7 +323,7 @@ func (e *engine) send(req *http.Request, p patience) (*http.Response, error) {
 	} else {
 		timer = time.AfterFunc(writeWait, func() { e.outlive(waiting, cancel, p) })
 	}
-	resp, err := e.transport.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, trace)))
+	resp, err = e.transport.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, trace)))
 	timer.Stop()
 	answered()
 	if err != nil {

@@ -117,11 +117,27 @@ func manage(ctx context.Context, c *config, getenv func(string) string, stderr i
 		}
 		listeners = append(listeners, l)
 	}
+	var debug net.Listener
+	if c.debug != "" {
+		if debug, err = openDebug(ctx, c.debug); err != nil {
+			return err
+		}
+		defer debug.Close()
+	}
 	store, err := openStore(ctx, log, c.db)
 	if err != nil {
 		return err
 	}
 	defer store.close()
+	if debug != nil {
+		debugging, end := context.WithCancel(ctx)
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			serveDebug(debugging, log, debug, store)
+		}()
+		defer func() { end(); <-served }()
+	}
 	return serve(ctx, c, log, store, limits, listening, listeners, fixed, fromFile, clientCerts, engineCerts)
 }
 

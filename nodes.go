@@ -165,7 +165,7 @@ func (ns *nodes) begin(ctx context.Context, id int64, l nodeLine) error {
 	if err != nil {
 		return err
 	}
-	e.location.resolver = ns.resolver
+	e.location.resolver, e.metrics = ns.resolver, ns.store.metrics
 	ectx, cancel := context.WithCancel(ctx)
 	w := &watched{e, l, cancel, make(chan struct{})}
 	ns.mu.Lock()

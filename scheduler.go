@@ -416,6 +416,7 @@ func (q *query) decide(t *tx, w *workload, p *placement, began time.Time) (refus
 	if err != nil {
 		return nil, err
 	}
+	t.metrics.decided(outcome, time.Since(began))
 	p.id, _ = res.LastInsertId()
 	if err := q.keepLook(t, p.id, all, refusal); err != nil {
 		return nil, err

@@ -73,6 +73,8 @@ type store struct {
 
 	prepared sync.Map // SQL text → *sql.Stmt on ro
 
+	metrics *metrics
+
 	room bell // rings when room may have come free
 
 	eventsMu sync.Mutex
@@ -124,7 +126,7 @@ func openStore(ctx context.Context, log *slog.Logger, path string) (*store, erro
 		return nil, fmt.Errorf("state database %s: %w", path, err)
 	}
 	s := &store{
-		path: path, log: log, lock: lock,
+		path: path, log: log, lock: lock, metrics: newMetrics(),
 		writes: make(chan *write, writeBatch), stop: make(chan struct{}), done: make(chan struct{}),
 		wrote: make(chan struct{}, 1), ops: make(chan func(*tx), 1), watched: make(chan struct{}),
 		failed: make(chan struct{}), eventsCh: make(chan struct{}),

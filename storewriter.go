@@ -24,6 +24,7 @@ type tx struct {
 	conn      *sql.Conn
 	stmts     map[string]*sql.Stmt
 	newEvents bool
+	metrics   *metrics // nil: nobody counts
 }
 
 func (t *tx) prepare(query string) (*sql.Stmt, error) {
@@ -114,7 +115,7 @@ func (s *store) await(ctx context.Context, w *write) error {
 func (s *store) writer(ctx context.Context, conn *sql.Conn) {
 	defer close(s.done)
 	defer conn.Close()
-	t := &tx{ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{}}
+	t := &tx{ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{}, metrics: s.metrics}
 	var batch []*write
 	for stopping := false; ; {
 		if len(batch) == 0 {
@@ -182,6 +183,7 @@ func (s *store) company(batch []*write) []*write {
 // on for another program's lock.
 func (s *store) commit(t *tx, batch []*write) (waiting []*write) {
 	errs := make([]error, len(batch))
+	began := time.Now()
 	t.newEvents = false
 	err := s.broken()
 	if err == nil {
@@ -215,6 +217,7 @@ func (s *store) commit(t *tx, batch []*write) (waiting []*write) {
 	if err == nil && t.newEvents {
 		s.wakeEvents()
 	}
+	s.metrics.commit(len(batch), began)
 	for i, w := range batch {
 		if err != nil {
 			errs[i] = storeError(err)
