@@ -289,8 +289,42 @@ measured again. "Direct" is the same call straight to one simulated engine, in t
 		}
 		fmt.Fprintf(&b, "| %d | %s | %s | %s | %s | %s |\n", r.no, r.what, r.wanted, r.measured, r.against, word)
 	}
+	told := map[int]bool{}
+	for _, r := range g.list {
+		if r.reached || told[r.no] {
+			continue
+		}
+		if len(told) == 0 {
+			b.WriteString("\n## What stands in the way\n\n")
+		}
+		told[r.no] = true
+		fmt.Fprintf(&b, "- %d: %s\n", r.no, obstacles[r.no])
+	}
 	b.WriteString("\n## Benchmarks in Go\n\n`make bench-go`; README, \"What it costs\", tells how two commits are compared.\n\n```text\n" + strings.TrimSpace(benchmarks) + "\n```\n")
 	return os.WriteFile(path, []byte(b.String()), 0o644)
+}
+
+// obstacles are what costs most where a goal may be missed, as profiles show it.
+var obstacles = map[int]string{
+	1:  "half of the processor time of a create is SQLite: a decision, the container's row twice, and three events, in five commits of which busy moments share some. The driver and the fleet take the rest of the two cores.",
+	2:  "as 1; the number of containers makes no difference.",
+	3:  "as 1. The indexes by load are moved with every change of a node's sums, three times a create.",
+	4:  "as 1: with 8 at once on two cores a create waits for the others'.",
+	5:  "a create, a start, one list entry read again for both, and a ping where the engine has answered nothing for a second.",
+	6:  "the ledger's row and the reservation with its triggers cost more than the decision.",
+	7:  "the ledger keeps up to 200 nodes one by one, so a small cluster pays more than a large one; what grows with containers is the depth of the indexes.",
+	8:  "each column of each row passes the lock of the translated SQLite; the entries alone are 1 KB each.",
+	9:  "net/http on both sides and two statements to find the container; its own relay of bytes would save a third.",
+	10: "the statements that find a container: by name one, by prefix two.",
+	11: "containers are counted by state, one pass over an index.",
+	12: "a container is four to eight rows, written by one writer; 1,000 engines are listed 256 at a time.",
+	13: "the file is opened and all nodes are marked unheard of before the first answer, and the engines are connected to while it is given.",
+	14: "small buffers of two connections a node, two goroutines, and the page caches of up to ten connections to the database.",
+	15: "connections of the last five seconds are still open.",
+	16: "lists are compared entry by entry with the rows.",
+	17: "see the figure: errors are a defect.",
+	18: "creates that were under way to an engine as it hung wait for it; the others lose a quarter of a second once.",
+	19: "an event is stored before it is told, in a commit that waits for the one before it.",
 }
 
 // loadAverage is that of the machine before the runs.

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -74,6 +75,10 @@ const moveGrace = time.Second
 // manage runs the manager until a signal. What can be wrong with the command line
 // is found before the database is touched.
 func manage(ctx context.Context, c *config, getenv func(string) string, stderr io.Writer) error {
+	if getenv("GOGC") == "" {
+		// Memory is what a thousand nodes cost first: half as much garbage for a few percent of processor time.
+		debug.SetGCPercent(50)
+	}
 	log := c.logger(stderr)
 	listening, err := c.listenAddresses(log)
 	if err != nil {
