@@ -13,9 +13,11 @@ import (
 	"math"
 	"net/url"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -114,6 +116,8 @@ func simulateCommand(ctx context.Context, args []string, stdin io.Reader, stdout
 			return fmt.Errorf("simulate: %w", err)
 		}
 	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM) // the copy is not left behind
+	defer stop()
 	s, err := openScratch(ctx, *path, slog.New(slog.NewTextHandler(stderr, nil)))
 	if err != nil {
 		return err
