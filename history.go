@@ -161,8 +161,8 @@ func placementsBeyond(h history) func(t *tx, limit int64) (int64, bool, error) {
 }
 
 func trimEvents(t *tx, limit int64) (int64, bool, error) {
-	res, err := t.exec(`DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?
-		AND id < (SELECT min(id) FROM events) + ?`, keptEvents, limit)
+	// One bound: of two, SQLite would use the first and look at every row up to it.
+	res, err := t.exec("DELETE FROM events WHERE id <= min((SELECT max(id) FROM events) - ?, (SELECT min(id) FROM events) + ? - 1)", keptEvents, limit)
 	if err != nil {
 		return 0, false, err
 	}
