@@ -208,6 +208,9 @@ func (e *engine) dial(ctx context.Context) (net.Conn, error) {
 	defer cancel()
 	if err := tc.HandshakeContext(ctx); err != nil {
 		conn.Close()
+		if errors.As(err, new(tls.RecordHeaderError)) {
+			err = errors.New("the engine does not speak TLS there: write tls=off behind its address if that is meant")
+		}
 		return nil, err
 	}
 	return tc, nil

@@ -188,7 +188,7 @@ func TestLinesHaveCertificatesOfTheirOwn(t *testing.T) {
 		})
 	}
 	set(la, lb, lc)
-	problems("healthy", "failed to verify certificate", "server gave HTTP response to HTTPS client")
+	problems("healthy", "failed to verify certificate", "does not speak TLS there: write tls=off behind its address")
 	lb.tls, lc.tls = westDir, "off"
 	set(la, lb, lc)
 	problems("healthy", "not 127.0.0.1", "healthy")

@@ -136,11 +136,9 @@ node-3|healthy|drain|2|5.00 / 4.20|0 / 4301 MiB||||tcp://10.0.0.3:2375|bad answe
 3|db|moved|node-2 was chosen and did not answer, so another node was asked
 2|db|failed|node-2 was chosen and its engine refused: No such image: postgres:latest
 1|web|created|spread chose node-1, the only one of 3 that fits (score 62); 2 fail constraint storage==ssd`},
-		{"SELECT node, container, \"stays because\" FROM drain", `node-3||
-node-3|db|it has no reschedule policy`},
 		{"SELECT name, image, node, since, until FROM ran WHERE '2001-09-09 01:46:41' BETWEEN since AND until ORDER BY name, node", `db|postgres|node-2|2001-09-09 01:46:41|now
 web|nginx|node-1|2001-09-09 01:46:40|now`},
-		{"SELECT * FROM drain", "node-3|drain|healthy||x|dead|\nnode-3|drain|healthy|db|postgres|running|"},
+		{"SELECT * FROM drain", "node-3|drain|healthy||x|dead|\nnode-3|drain|healthy|db|postgres|running|it has no reschedule policy"},
 		{"SELECT * FROM trouble", `node unhealthy|node-2|tcp://10.0.0.2:2375 since 2001-09-09 01:46:40: ping: no answer in time
 bad answer|node-3|bad answer: 1 of 2 images
 clock|node-3|engine is -2.5 s off the manager
