@@ -5,9 +5,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -263,5 +266,43 @@ func TestCrashWhileTheFileIsMade(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(path + ".new*"); left != nil {
 		t.Errorf("%q are left", left)
+	}
+}
+
+// S15, S16: neither environment values nor credentials get into the files.
+func TestSecretsAreNotInTheDatabase(t *testing.T) {
+	t.Parallel()
+	e := newFakeEngine(t)
+	f := newFront(t, e)
+	const secret = "xyzzy-42-secret"
+	f.make(t, "web", `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["PASSWORD=`+secret+`"]}`)
+	f.exec(t, "web", `{"Cmd":["true"],"Env":["PASSWORD=`+secret+`"]}`)
+	req, err := http.NewRequest("POST", "http://"+f.addr+"/images/create?fromImage=busybox&tag=latest", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-Registry-Auth", secret)
+	resp, err := loneClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	if status, answer := f.call(t, "GET", "/containers/web/json", ""); status != http.StatusOK || !strings.Contains(answer, secret) {
+		t.Fatalf("inspect = %d %s, want the environment: the test looks for the wrong thing", status, answer)
+	}
+	f.oracle(t)
+	for _, suffix := range []string{"", "-wal"} {
+		// By another process: closing the file in this one would drop SQLite's locks.
+		data, err := exec.Command("cat", f.store.path+suffix).Output()
+		if err != nil || len(data) == 0 {
+			t.Fatalf("cat %s: %d bytes, %v", f.store.path+suffix, len(data), err)
+		}
+		if strings.Contains(string(data), secret) {
+			t.Errorf("%s holds the secret", f.store.path+suffix)
+		}
+	}
+	if strings.Contains(f.logged(), secret) {
+		t.Error("the log holds the secret")
 	}
 }
