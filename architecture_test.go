@@ -84,7 +84,7 @@ var layers = []struct{ why, files string }{
 	{"one request to one engine, streams, published ports", "proxy hijack portrelay"},
 	{"what engines have, kept as rows: lists, events, health, creates without an answer", "sources heartbeat nodes nodeline nodelost nodefile penalty pace nodefacts nodeevents mirror reservations containerrows resourcerows imagerows networkrows noderows moverows"},
 	{"the live connection to the daemon on a node", "engine upstream marks ssh names containercalls"},
-	{"which engines there are, and who they are", "tls discovery"},
+	{"which engines there are, and who they are", "tls clientcerts discovery"},
 	{"questions to a database by people", "sqlcommand"},
 	{"all state", "store storefile storecarry storewatch storewriter history"},
 	{"words, numbers and JSON: what knows of nothing else", "expr room platform resources body listfilters apiversion errors connlimits metrics"},

@@ -45,6 +45,8 @@ type certSet struct {
 	pool *x509.CertPool   // never nil: an empty one trusts nobody, nil would trust the system's CAs
 	pair *tls.Certificate // nil without a certificate
 	all  []namedCert      // for expiry
+
+	revoked map[revocation]bool // of clients
 }
 
 type namedCert struct {
@@ -85,6 +87,9 @@ func (f certFiles) load() (*certSet, error) {
 			set.pool.AddCert(a.Certificate)
 		}
 		set.all = append(set.all, authorities...)
+		if set.revoked, err = parseRevocations(f.ca, text, authorities); err != nil {
+			return nil, err
+		}
 	}
 	if f.cert == "" && f.key == "" {
 		return set, nil
@@ -174,23 +179,11 @@ func (c *certSource) serverConfig(verify bool) *tls.Config {
 			}
 			if verify {
 				cfg.ClientAuth, cfg.ClientCAs = tls.RequireAndVerifyClientCert, set.pool
+				cfg.VerifyConnection = func(state tls.ConnectionState) error { return c.current.Load().accept(state.PeerCertificates) }
 			}
 			return cfg, nil
 		},
 	}
-}
-
-// admits tells whether a client that shows these certificates would be let in today.
-func (c *certSource) admits(shown []*x509.Certificate) bool {
-	if len(shown) == 0 {
-		return false
-	}
-	options := x509.VerifyOptions{Roots: c.current.Load().pool, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	for _, cert := range shown[1:] {
-		options.Intermediates.AddCert(cert)
-	}
-	_, err := shown[0].Verify(options)
-	return err == nil
 }
 
 // clientConfig is for connections to the engine known as serverName, a host name
