@@ -179,7 +179,7 @@ func (m *managerProcess) kill() {
 // poll waits for a condition and returns the time since the program was started.
 func (m *managerProcess) poll(what string, ok func() bool) time.Duration {
 	m.t.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
+	deadline := time.Now().Add(4 * time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) || syscall.Kill(m.cmd.Process.Pid, 0) != nil {
 			log, _ := os.ReadFile(m.log)

@@ -288,7 +288,7 @@ func fullFleet(t *testing.T, g *goals) {
 	f := g.fleet(1000, 30)
 	m := g.manager(f, "full")
 	ready := m.ready(1000)
-	g.add(12, ready.Seconds() <= classicReady/3, "start to ready, cold, 1,000 × 30,000", "≤ 3 s", fmt.Sprintf("%.2f s", ready.Seconds()), fmt.Sprintf("1/%.1f of classic", classicReady/ready.Seconds()))
+	g.add(12, ready.Seconds() <= classicReady/3, "start to ready, cold, 1,000 × 30,000", "≤ 3 s", fmt.Sprintf("%.2f s, %.1f s CPU", ready.Seconds(), m.cpu().Seconds()), fmt.Sprintf("1/%.1f of classic", classicReady/ready.Seconds()))
 	f.settled(m) // inspects that follow
 	rss := m.rss()
 	g.add(14, rss <= classicRSS/5, "memory, ready", "≤ 130 MB", fmt.Sprintf("%.0f MB", rss), fmt.Sprintf("1/%.1f of classic", classicRSS/rss))
@@ -369,6 +369,10 @@ func placementAlone(t *testing.T, g *goals) {
 // growth is the exponent of the cost over the number of nodes.
 func (g *goals) growth() {
 	exponent := func(small, large string) float64 { return math.Log10(g.cpu[large]/g.cpu[small]) / 2 }
+	if g.cpu["10,000 × 0"] == 0 || g.cpu["100 × 0"] == 0 || g.cpu["place 10000"] == 0 || g.cpu["1,000 × 30,000"] == 0 {
+		g.add(7, false, "growth from 100 to 10,000 nodes", "exponent ≤ 0.15", "not measured: a run above was broken off", "")
+		return
+	}
 	cpu, place := exponent("100 × 0", "10,000 × 0"), exponent("place 100", "place 10000")
 	fill := g.cpu["1,000 × 30,000"] / g.cpu["1,000 × 0"]
 	g.add(7, cpu <= 0.15 && place <= 0.15 && fill <= 1.25, "growth from 100 to 10,000 nodes: CPU per create; placement; CPU with 30 containers a node", "exponent ≤ 0.15; ≤ 0.15; ≤ 1.25 ×",
