@@ -105,14 +105,14 @@ func TestF09F10F11AThousandNodesOfWhichSomeAreBad(t *testing.T) {
 	fleetStates(t, m, "healthy|1000")
 
 	// A hundred hang at once.
-	for i := 0; i < 1000; i += 10 {
+	for i := 5; i < 1000; i += 10 { // not the slow one: it may still be at work on its last answers
 		fl.nodes[i].hang(true)
 	}
 	hung := func(n *fleetNode) bool { return n.hung.Load() != nil }
 	began := time.Now()
 	nowList = list()
 	fleetStates(t, m, "healthy|900\nunhealthy|100")
-	faultTook(t, 10, "100 hung nodes unhealthy", time.Since(began), 20*time.Second)
+	faultTook(t, 10, "100 hung nodes unhealthy, by pings that 1,000 share", time.Since(began), 1000*probeEvery/closeNodes+probeWait+5*time.Second)
 	most, spent := 0, cpuTime(t, m)
 	began = time.Now()
 	eventually(t, time.Minute, func() error {
