@@ -170,10 +170,12 @@ type api struct {
 	server  string   // Server header
 	hosts   []string // names that a loopback listener answers to, beside IPs and localhost
 	panics  atomic.Int64
+
+	underway *underway
 }
 
 func newAPI(c *cluster, log *slog.Logger, version string, allowHosts []string) *api {
-	a := &api{cluster: c, log: log, server: "swarmlite/" + version + " (linux)", hosts: allowHosts}
+	a := &api{cluster: c, log: log, server: "swarmlite/" + version + " (linux)", hosts: allowHosts, underway: newUnderway()}
 	if name, err := os.Hostname(); err == nil {
 		a.hosts = append(a.hosts, name)
 	}
@@ -236,6 +238,7 @@ type callKey struct{}
 // ServeHTTP takes the version off the path, sets what every answer carries, and routes.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w = &answerWriter{ResponseWriter: w}
+	defer a.underway.begin()()
 	defer a.survive(w, r)
 	version, path := splitVersion(r.URL.Path)
 	fleet := a.cluster.nodes.fleet.Load()
@@ -251,6 +254,13 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		closeAfter(w)
 		a.fail(w, r, errorf(http.StatusServiceUnavailable, "%s: close some, or try again later", why))
 		return
+	}
+	if a.underway.isStopping() {
+		closeAfter(w)
+		if path == "/_ping" {
+			a.fail(w, r, errorf(http.StatusServiceUnavailable, "swarmlite is stopping"))
+			return
+		}
 	}
 	if err := a.admit(r, path); err != nil {
 		a.fail(w, r, err)

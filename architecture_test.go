@@ -75,7 +75,7 @@ func (emptyPackages) Import(path string) (*types.Package, error) {
 // layer and of the layers below it, never of one above.
 var layers = []struct{ why, files string }{
 	{"the program: flags, wiring, signals, commands", "main config debug"},
-	{"the route table", "api"},
+	{"the route table, and its end", "api stopping"},
 	{"what each noun of the API does that is more than a pass-through; commands that a person runs",
 		"containers rename containerlist exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec reschedule move leaving rebuild drain plugins explain createflags simulate scratch " +
 			"nodeadd nodecommand join joincommand managerclient"},

@@ -8,7 +8,6 @@ import (
 	"net"
 	"sync"
 	"syscall"
-	"time"
 )
 
 const (
@@ -77,25 +76,6 @@ func (l *connLimits) leave(c *countedConn) {
 	l.open--
 	if l.by[c.client]--; l.by[c.client] == 0 {
 		delete(l.by, c.client)
-	}
-}
-
-// drained returns when no client is connected any more, or ctx has ended.
-func (l *connLimits) drained(ctx context.Context) {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		l.mu.Lock()
-		open := l.open
-		l.mu.Unlock()
-		if open == 0 {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
 	}
 }
 

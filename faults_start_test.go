@@ -134,6 +134,17 @@ func TestF45SIGTERM(t *testing.T) {
 			slow <- fmt.Sprint(status, answer)
 		}()
 		within(t, arrived, 10*time.Second)
+		kept := f.wire(t)
+		ping := func() int {
+			t.Helper()
+			kept.send("GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n")
+			resp := kept.answer()
+			io.Copy(io.Discard, resp.Body)
+			return resp.StatusCode
+		}
+		if status := ping(); status != http.StatusOK {
+			t.Fatalf("ping = %d", status)
+		}
 		if err := m.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
@@ -146,6 +157,9 @@ func TestF45SIGTERM(t *testing.T) {
 			}
 			return nil
 		})
+		if status := ping(); status != http.StatusServiceUnavailable {
+			t.Errorf("ping on a connection that is kept = %d, want 503", status)
+		}
 		if got := within(t, slow, 10*time.Second); got != "204" {
 			t.Errorf("a call under way at SIGTERM = %s, want 204", got)
 		}

@@ -66,9 +66,6 @@ var commands = map[string]func(ctx context.Context, args []string, stdin io.Read
 	"token":    tokenCommand,
 }
 
-// graceTime is how long calls under way may take after SIGTERM.
-const graceTime = 8 * time.Second
-
 // moveGrace is how long a call of a move under way may take to end when the manager stops.
 const moveGrace = time.Second
 
@@ -143,11 +140,11 @@ func manage(ctx context.Context, c *config, getenv func(string) string, stderr i
 		}()
 		defer func() { end(); <-served }()
 	}
-	return serve(ctx, c, log, store, limits, listening, listeners, fixed, fromFile, clientCerts, engineCerts)
+	return serve(ctx, c, log, store, listening, listeners, fixed, fromFile, clientCerts, engineCerts)
 }
 
 // serve wires the program and runs it.
-func serve(ctx context.Context, c *config, log *slog.Logger, store *store, limits *connLimits, listening []string, listeners []net.Listener,
+func serve(ctx context.Context, c *config, log *slog.Logger, store *store, listening []string, listeners []net.Listener,
 	fixed, fromFile []nodeLine, clientCerts, engineCerts *certSource) error {
 	base, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -213,7 +210,8 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, limit
 		case <-time.After(moveGrace): // the next start goes on from the rows
 		}
 	}()
-	srv := newServer(newAPI(cl, log, version, c.allowHosts), log)
+	api := newAPI(cl, log, version, c.allowHosts)
+	srv := newServer(api, log)
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }()
@@ -232,19 +230,9 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, limit
 	case sig := <-signals:
 		log.Info("stopping", "signal", sig.String())
 	}
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		grace, done := context.WithTimeout(context.WithoutCancel(ctx), graceTime)
-		defer done()
-		srv.Shutdown(grace)
-		limits.drained(grace) // streams that were upgraded are not the server's any more
-	}()
-	select {
-	case <-stopped:
-	case <-signals:
+	if cut := finish(ctx, srv, api.underway, listeners, signals); cut > 0 {
+		log.Warn("stopped with calls under way", "calls", cut)
 	}
-	srv.Close()
 	return nil
 }
 
