@@ -15,7 +15,10 @@ import (
 
 // mirrors are the tables that engines fill again when they list what they have.
 var mirrors = []string{"node_info", "containers", "container_labels", "ports", "mounts", "container_networks", "images", "image_names",
-	"networks", "network_labels", "volumes", "volume_labels"}
+	"networks", "network_labels", "volumes", "volume_labels", "node_resources", "resources"}
+
+// tallies are the tables that triggers keep.
+var tallies = []string{"node_sizes", "label_values"}
 
 // passing are the tables about what goes on; in a damaged file none of it can be trusted.
 var passing = []string{"reservations", "waiting", "renames", "relays", "pulls"}
@@ -86,39 +89,53 @@ func leaveWAL(ctx context.Context, path string) error {
 	return storeReason(err)
 }
 
-// carryAll copies every table by the columns that both schemas have. No trigger
-// fires meanwhile: rows are copied as they are, sums too. What engines list gets a blank
-// at the end of its JSON, so that the first list finds it changed and fills new columns.
+// carryAll copies every table by the columns that both schemas have; triggers count
+// anew what is kept by them. What engines list gets a blank at the end of its JSON, so
+// that the first list finds it changed and fills new columns.
 func carryAll(ctx context.Context, conn *sql.Conn) error {
-	return withoutTriggers(ctx, conn, func() error {
-		tables, err := commonTables(ctx, conn, "main", conn, "old")
-		if err != nil {
-			return err
-		}
-		for _, t := range tables {
-			columns := strings.Join(t.columns, ", ")
-			if _, err := conn.ExecContext(ctx, "INSERT INTO main."+t.name+" ("+columns+") SELECT "+columns+" FROM old."+t.name); err != nil {
-				return fmt.Errorf("table %s: %w", t.name, err)
-			}
-			if slices.Contains(t.columns, "summary") {
-				if _, err := conn.ExecContext(ctx, "UPDATE main."+t.name+" SET summary = summary || ' '"); err != nil {
-					return err
-				}
-			}
-		}
-		if _, err := conn.ExecContext(ctx, "UPDATE main.containers SET inspected = 0"); err != nil {
-			return err
-		}
-		var table string
-		err = conn.QueryRowContext(ctx, `SELECT "table" FROM pragma_foreign_key_check`).Scan(&table)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
-		}
-		if err == nil {
-			err = fmt.Errorf("table %s: rows refer to others that are not there", table)
-		}
+	tables, err := commonTables(ctx, conn, "main", conn, "old")
+	if err != nil {
 		return err
-	})
+	}
+	for _, t := range tables {
+		if slices.Contains(tallies, t.name) {
+			continue
+		}
+		columns := strings.Join(t.columns, ", ")
+		if _, err := conn.ExecContext(ctx, "INSERT INTO main."+t.name+" ("+columns+") SELECT "+columns+" FROM old."+t.name); err != nil {
+			return fmt.Errorf("table %s: %w", t.name, err)
+		}
+		if err := zeroSums(ctx, conn, t); err != nil {
+			return err
+		}
+		if slices.Contains(t.columns, "summary") {
+			if _, err := conn.ExecContext(ctx, "UPDATE main."+t.name+" SET summary = summary || ' '"); err != nil {
+				return err
+			}
+		}
+	}
+	if _, err := conn.ExecContext(ctx, "UPDATE main.containers SET inspected = 0"); err != nil {
+		return err
+	}
+	var table string
+	err = conn.QueryRowContext(ctx, `SELECT "table" FROM pragma_foreign_key_check`).Scan(&table)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("table %s: rows refer to others that are not there", table)
+	}
+	return err
+}
+
+// zeroSums has the sums of the nodes begin at zero, once their rows are there and before
+// those that are counted come.
+func zeroSums(ctx context.Context, conn *sql.Conn, t carriedTable) error {
+	if t.name != "nodes" {
+		return nil
+	}
+	_, err := conn.ExecContext(ctx, "UPDATE main.nodes SET containers = 0, used_nano_cpus = 0, used_memory_bytes = 0")
+	return err
 }
 
 // rebuild sets a damaged file aside and makes a new one with what can still be read
@@ -165,29 +182,25 @@ func carryReadable(ctx context.Context, conn *sql.Conn, path string) (lost []str
 	if err != nil {
 		return nil, err
 	}
-	err = withoutTriggers(ctx, conn, func() error {
-		for _, t := range tables {
-			if slices.Contains(mirrors, t.name) || slices.Contains(passing, t.name) {
-				continue
-			}
-			whole, err := carryRows(ctx, conn, old, t)
-			if err != nil {
-				return err
-			}
-			if !whole {
-				lost = append(lost, t.name)
-			}
+	for _, t := range tables {
+		if slices.Contains(mirrors, t.name) || slices.Contains(passing, t.name) || slices.Contains(tallies, t.name) {
+			continue
 		}
-		if len(lost) == 0 {
-			lost = []string{"nothing"}
+		whole, err := carryRows(ctx, conn, old, t)
+		if err == nil {
+			err = zeroSums(ctx, conn, t)
 		}
-		// Nothing is counted on the nodes yet.
-		if _, err := conn.ExecContext(ctx, "UPDATE main.nodes SET containers = 0, used_nano_cpus = 0, used_memory_bytes = 0"); err != nil {
-			return err
+		if err != nil {
+			return nil, err
 		}
-		return dropOrphans(ctx, conn, tables)
-	})
-	return lost, err
+		if !whole {
+			lost = append(lost, t.name)
+		}
+	}
+	if len(lost) == 0 {
+		lost = []string{"nothing"}
+	}
+	return lost, dropOrphans(ctx, conn, tables)
 }
 
 // carryRows copies the rows of a table that can be read and written. It tells whether
@@ -223,28 +236,6 @@ func carryRows(ctx context.Context, conn *sql.Conn, old *sql.DB, t carriedTable)
 		}
 	}
 	return whole && rows.Err() == nil, nil
-}
-
-// withoutTriggers takes the triggers of main away while do works.
-func withoutTriggers(ctx context.Context, conn *sql.Conn, do func() error) error {
-	triggers, err := readTexts(ctx, conn, "SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger' ORDER BY rowid")
-	if err != nil {
-		return err
-	}
-	for _, t := range triggers {
-		if _, err := conn.ExecContext(ctx, "DROP TRIGGER main."+t[0]); err != nil {
-			return err
-		}
-	}
-	if err := do(); err != nil {
-		return err
-	}
-	for _, t := range triggers {
-		if _, err := conn.ExecContext(ctx, t[1]); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // carriedTable is a table of both schemas, with the columns that both have.

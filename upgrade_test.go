@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -117,6 +120,8 @@ func checkUpgraded(t testing.TB, st *store, events int) {
 		"SELECT host_port FROM ports ORDER BY 1":                                                                "80\n81",
 		"SELECT image_id FROM image_tags":                                                                       "sha256:1",
 		"SELECT copy_of FROM image_copies":                                                                      "sha256:2",
+		"SELECT sum(nodes) FROM node_sizes":                                                                     "2",
+		"SELECT nodes FROM label_values WHERE key = 'gpu' AND value = 'yes'":                                    "1",
 		"SELECT client FROM builders":                                                                           "10.0.0.9",
 		"SELECT exec_id FROM execs":                                                                             "e1",
 		"SELECT count(*), count(DISTINCT id) FROM events":                                                       fmt.Sprintf("%d|%d", events, events),
@@ -314,4 +319,17 @@ func TestF65KillsDuringAnUpgrade(t *testing.T) {
 		t.Error("no kill has hit an upgrade")
 	}
 	faultHeld(t, 65, fmt.Sprintf("%d kills twice over, %d left half a file: nothing lost", kills, inside))
+}
+
+// A table that triggers fill is counted anew by them; copied as well, it would count twice.
+func TestTalliesAreTheTablesThatTriggersFill(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	filled := map[string]bool{}
+	for _, m := range regexp.MustCompile(`INSERT (?:OR \w+ )?INTO (\w+)`).FindAllStringSubmatch(st.all(t, "SELECT sql FROM sqlite_schema WHERE type = 'trigger'"), -1) {
+		filled[m[1]] = true
+	}
+	if got, want := slices.Sorted(maps.Keys(filled)), slices.Sorted(slices.Values(tallies)); !slices.Equal(got, want) {
+		t.Errorf("triggers fill %q, tallies in storecarry.go names %q", got, want)
+	}
 }
