@@ -5,7 +5,6 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"time"
 )
 
 // chaosRelay stands between the manager and an engine, for the faults of a network
@@ -17,12 +16,9 @@ type chaosRelay struct {
 	mu      sync.Mutex
 	changed chan struct{} // closed when a switch is turned
 	conns   map[*chaosConn]bool
-	dials   int  // connections taken since the start
 	refused bool // connections are reset as soon as they come
 	toEnd   flow // what happens to bytes towards the engine
 	back    flow // and to its answers
-	delay   time.Duration
-	after   int64 // answer bytes until a new connection is reset; below 0: none
 	done    sync.WaitGroup
 }
 
@@ -68,7 +64,7 @@ func newChaosRelay(t testing.TB, target string) *chaosRelay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &chaosRelay{target: target, listen: l, changed: make(chan struct{}), conns: map[*chaosConn]bool{}, after: -1}
+	r := &chaosRelay{target: target, listen: l, changed: make(chan struct{}), conns: map[*chaosConn]bool{}}
 	r.done.Go(r.accept)
 	t.Cleanup(func() {
 		l.Close()
@@ -92,7 +88,7 @@ func (r *chaosRelay) turn(set func()) {
 
 // pass ends every fault. What was held back arrives late.
 func (r *chaosRelay) pass() {
-	r.turn(func() { r.toEnd, r.back, r.delay, r.after, r.refused = passes, passes, 0, -1, false })
+	r.turn(func() { r.toEnd, r.back, r.refused = passes, passes, false })
 }
 
 // stall is a partition: connections are taken, nothing goes through, nothing is closed.
@@ -100,12 +96,6 @@ func (r *chaosRelay) stall() { r.turn(func() { r.toEnd, r.back = stalls, stalls 
 
 // loseAnswers cuts one direction: requests arrive, answers do not until it heals.
 func (r *chaosRelay) loseAnswers() { r.turn(func() { r.back = stalls }) }
-
-// slow holds each piece back for d, both ways.
-func (r *chaosRelay) slow(d time.Duration) { r.turn(func() { r.delay = d }) }
-
-// resetAfter resets each new connection when n bytes of answers have gone through.
-func (r *chaosRelay) resetAfter(n int64) { r.turn(func() { r.after = n }) }
 
 // refuse resets what comes, and what is open.
 func (r *chaosRelay) refuse() {
@@ -146,13 +136,6 @@ func (r *chaosRelay) open() []*chaosConn {
 	return list
 }
 
-// counts tells how many connections are open, and how many there ever were.
-func (r *chaosRelay) counts() (open, ever int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.conns), r.dials
-}
-
 func (r *chaosRelay) accept() {
 	for {
 		client, err := r.listen.Accept()
@@ -161,8 +144,7 @@ func (r *chaosRelay) accept() {
 		}
 		c := &chaosConn{client: client, closed: make(chan struct{})}
 		r.mu.Lock()
-		r.dials++
-		refused, after := r.refused, r.after
+		refused := r.refused
 		r.mu.Unlock()
 		if !refused {
 			c.engine, err = net.Dial("tcp", r.target)
@@ -176,8 +158,8 @@ func (r *chaosRelay) accept() {
 		r.mu.Unlock()
 		r.done.Go(func() {
 			var both sync.WaitGroup
-			both.Go(func() { r.pump(c, c.engine, c.client, &r.toEnd, -1) })
-			both.Go(func() { r.pump(c, c.client, c.engine, &r.back, after) })
+			both.Go(func() { r.pump(c, c.engine, c.client, &r.toEnd) })
+			both.Go(func() { r.pump(c, c.client, c.engine, &r.back) })
 			both.Wait()
 			r.mu.Lock()
 			delete(r.conns, c)
@@ -188,7 +170,7 @@ func (r *chaosRelay) accept() {
 }
 
 // pump moves one direction until it ends.
-func (r *chaosRelay) pump(c *chaosConn, to, from net.Conn, how *flow, after int64) {
+func (r *chaosRelay) pump(c *chaosConn, to, from net.Conn, how *flow) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(buf)
@@ -200,14 +182,6 @@ func (r *chaosRelay) pump(c *chaosConn, to, from net.Conn, how *flow, after int6
 				return // its end vanishes as well
 			}
 			continue
-		}
-		if after >= 0 && int64(n) >= after {
-			to.Write(buf[:after])
-			c.reset()
-			return
-		}
-		if after > 0 {
-			after -= int64(n)
 		}
 		if _, e := to.Write(buf[:n]); e != nil {
 			c.reset()
@@ -228,16 +202,8 @@ func (r *chaosRelay) pump(c *chaosConn, to, from net.Conn, how *flow, after int6
 func (r *chaosRelay) await(c *chaosConn, how *flow) flow {
 	for {
 		r.mu.Lock()
-		now, delay, changed := *how, r.delay, r.changed
+		now, changed := *how, r.changed
 		r.mu.Unlock()
-		if delay > 0 {
-			timer := time.NewTimer(delay)
-			defer timer.Stop()
-			select {
-			case <-timer.C:
-			case <-c.closed:
-			}
-		}
 		if now != stalls {
 			return now
 		}
