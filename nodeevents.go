@@ -2,12 +2,12 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"strings"
+	"sync"
 )
 
 // engineEvent is one line of /events.
@@ -23,33 +23,82 @@ type engineEvent struct {
 	raw json.RawMessage
 }
 
-// readEvents reads the stream and hands on what has come, in bunches under load: what
-// is not read yet waits in the connection. Lines that are no events are skipped.
+// readEvents reads the stream and hands on what has come: under load what was read while
+// the last bunch was stored, up to maxBunch. Lines that are no events are skipped.
 func readEvents(ctx context.Context, stream io.Reader, out chan<- []engineEvent) error {
-	in := bufio.NewReaderSize(stream, 4<<10)
-	var batch []engineEvent
+	var q eventQueue
+	q.changed = sync.NewCond(&q.mu)
+	defer context.AfterFunc(ctx, func() { q.end(ctx.Err()) })()
+	go func() {
+		in := bufio.NewReaderSize(stream, 4<<10)
+		for {
+			line, err := readLine(in)
+			if err != nil {
+				q.end(err)
+				return
+			}
+			if ev, ok := parseEvent(line); ok && !q.put(ev) {
+				return
+			}
+		}
+	}()
 	for {
-		line, err := readLine(in)
-		if err == nil {
-			if ev, ok := parseEvent(line); ok {
-				batch = append(batch, ev)
-			}
-			if more, _ := in.Peek(in.Buffered()); bytes.IndexByte(more, '\n') >= 0 {
-				continue
-			}
-		}
-		if len(batch) > 0 {
-			select {
-			case out <- batch:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			batch = nil
-		}
-		if err != nil {
+		bunch, err := q.take()
+		if len(bunch) == 0 {
 			return err
 		}
+		select {
+		case out <- bunch:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+}
+
+// maxBunch is how many events of a node are stored in one transaction.
+const maxBunch = 256
+
+// eventQueue is what was read of a stream and not handed on yet. It holds no room for what
+// does not come: most nodes are silent most of the time.
+type eventQueue struct {
+	mu      sync.Mutex
+	changed *sync.Cond
+	events  []engineEvent
+	err     error // why there will be no more
+}
+
+// put waits for room. It tells whether the events are still wanted.
+func (q *eventQueue) put(ev engineEvent) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.events) >= maxBunch && q.err == nil {
+		q.changed.Wait()
+	}
+	q.events = append(q.events, ev)
+	q.changed.Broadcast()
+	return q.err == nil
+}
+
+func (q *eventQueue) end(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.err == nil {
+		q.err = err
+	}
+	q.changed.Broadcast()
+}
+
+// take waits for events, and returns those that have come, or why there are none any more.
+func (q *eventQueue) take() ([]engineEvent, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.events) == 0 && q.err == nil {
+		q.changed.Wait()
+	}
+	bunch := q.events
+	q.events = nil
+	q.changed.Broadcast()
+	return bunch, q.err
 }
 
 func parseEvent(line []byte) (ev engineEvent, ok bool) {
