@@ -64,6 +64,11 @@ type relay struct {
 	answered   func(status int)             // after the engine's header came, before the client sees it
 }
 
+// smallBody is read whole also where long ones are passed on as they come. docker-py sends
+// "{}" with a push, and an engine answers that before it has read it: at the first byte of
+// an answer net/http takes what is left of the body away from whoever still reads it.
+const smallBody = 64 << 10
+
 // droppedHeaders never cross, either way: hop-by-hop fields, those that name the
 // client to the engine, and those that only mean something between the two ends of
 // one connection (S7).
@@ -124,7 +129,7 @@ func (rl *relay) run(w http.ResponseWriter, r *http.Request, c *call) error {
 	case body != nil:
 	case r.ContentLength == 0:
 		body = http.NoBody
-	case rl.patience == forever:
+	case rl.patience == forever && (r.ContentLength < 0 || r.ContentLength > smallBody):
 		body, length = r.Body, r.ContentLength
 		if c.body != nil {
 			c.body.stalls(bodyWait)
