@@ -318,7 +318,7 @@ func TestF22CertificatesOfEnginesThatAreNoGood(t *testing.T) {
 		"expired":    {ours.issue(t, t.TempDir(), expired), "expired"},
 		"wrong name": {ours.server(t, "10.1.2.3"), "not 127.0.0.1"},
 		"another CA": {other.server(t, "127.0.0.1"), "unknown authority"},
-		"none":       {certFiles{}, "does not look like a TLS handshake"},
+		"none":       {certFiles{}, "does not speak TLS there"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()

@@ -52,6 +52,7 @@ func (m *fakeManager) call(method, path, body string) (status int, answer string
 func (m *fakeManager) killAt(t *testing.T, method, path string, before bool) {
 	t.Helper()
 	var once atomic.Bool
+	process, ended := m.cmd.Process, m.ended // those of the next start are not meant
 	for _, e := range m.fakes {
 		e.override(method, path, func(w http.ResponseWriter, r *http.Request) {
 			if !once.CompareAndSwap(false, true) {
@@ -59,13 +60,13 @@ func (m *fakeManager) killAt(t *testing.T, method, path string, before bool) {
 				return
 			}
 			if before {
-				_ = m.cmd.Process.Kill()
-				<-m.ended
+				_ = process.Kill()
+				<-ended
 				panic(http.ErrAbortHandler)
 			}
 			e.answer(unsent{w, http.Header{}}, r)
-			_ = m.cmd.Process.Kill()
-			<-m.ended
+			_ = process.Kill()
+			<-ended
 			panic(http.ErrAbortHandler)
 		})
 	}

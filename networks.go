@@ -315,6 +315,10 @@ func networkRemove(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 				e.marks.add(mark{"network", p.id})
 			}
 		}
+		if status >= 200 && status < 300 && n.scope == "local" {
+			// The name is free when this returns. Of a swarm's networks the nodes tell, see letGo.
+			c.dropThing("network", engines[0], func(t *tx) error { return t.dropNetwork(engines[0].id, ids[0]) })
+		}
 	}}
 	return rl.run(w, r, call)
 }

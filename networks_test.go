@@ -629,3 +629,33 @@ func TestSwarmNetworkOutlivesItsUseOnWorkers(t *testing.T) {
 		t.Errorf("swarms once a manager tells: %s", got)
 	}
 }
+
+// The CLI asks for a network by name before it removes it: a second rm must be told
+// about the name, however late the engine is read again.
+func TestARemovedNetworkOrVolumeIsGoneWhenItsRmReturns(t *testing.T) {
+	t.Parallel()
+	e := newFakeEngine(t)
+	f := newFront(t, e)
+	if status, answer := f.call(t, "POST", "/networks/create", `{"Name":"demo"}`); status != 201 {
+		t.Fatalf("network create = %d %s", status, answer)
+	}
+	if status, answer := f.call(t, "POST", "/volumes/create", `{"Name":"data"}`); status != 201 {
+		t.Fatalf("volume create = %d %s", status, answer)
+	}
+	gate := make(chan struct{})
+	defer close(gate)
+	e.override("GET", "^/(networks|volumes)", func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-gate:
+		case <-r.Context().Done():
+		}
+	})
+	for _, path := range []string{"/networks/demo", "/volumes/data"} {
+		if status, answer := f.call(t, "DELETE", path, ""); status != 204 {
+			t.Errorf("DELETE %s = %d %s, want 204", path, status, answer)
+		}
+	}
+	if got := f.rows(t, "SELECT name FROM networks WHERE name = 'demo' UNION ALL SELECT name FROM volumes"); got != "" {
+		t.Errorf("rows of what was removed: %s", got)
+	}
+}

@@ -133,3 +133,11 @@ func (c *cluster) madeRow(ctx context.Context, e *engine, p *placement, took tim
 		return err
 	})
 }
+
+// dropThing takes the row of a network or volume away that its engine has just removed.
+// The mark made before it has the engine read again, which puts right what this cannot.
+func (c *cluster) dropThing(kind string, e *engine, drop func(*tx) error) {
+	if err := c.store.write(c.base, drop); err != nil {
+		c.log.Warn("removal not written", "node", e.nodeName(), "kind", kind, "err", err)
+	}
+}

@@ -108,11 +108,14 @@ func volumeRemove(c *cluster, w http.ResponseWriter, r *http.Request, call *call
 	if err != nil {
 		return err
 	}
-	rl := &relay{engine: e, path: volumePath(places[0].name), patience: change, answered: func(int) {
+	rl := &relay{engine: e, path: volumePath(places[0].name), patience: change, answered: func(status int) {
 		for _, p := range places {
 			if e := c.nodes.get(p.node); e != nil {
 				e.marks.add(mark{"volume", p.name})
 			}
+		}
+		if status >= 200 && status < 300 && places[0].scope == "local" {
+			c.dropThing("volume", e, func(t *tx) error { return t.putVolume(e.id, places[0].name, nil) })
 		}
 	}}
 	return rl.run(w, r, call)
