@@ -167,7 +167,7 @@ func TestLineOutlivesALockedDatabase(t *testing.T) {
 	sc.line.tick = time.Hour
 	came := waiter(t, sc, "web", gib, "10m")
 	eventually(t, 10*time.Second, func() error { return (&cluster{store: st}).inLine(t, "web") })
-	other, err := sql.Open("sqlite", dsn(st.path, ""))
+	other, err := sql.Open("sqlite", dsn(st.path, "_pragma=busy_timeout(5000)"))
 	if err != nil {
 		t.Fatal(err)
 	}
