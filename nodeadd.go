@@ -76,7 +76,7 @@ func (s *store) addNodes(ctx context.Context, lines []nodeLine) error {
 func (t *tx) addNode(l nodeLine) error {
 	res, err := t.exec(`INSERT INTO nodes (address, name, state_at) VALUES (?1, ?2, strftime('%s','now'))
 		ON CONFLICT (address) DO UPDATE SET state = 'pending', error = '', step = '', kept_out = 0, state_at = strftime('%s','now')
-		WHERE state = 'removed'`, l.address, "("+strings.TrimPrefix(l.address, "tcp://")+")")
+		WHERE state = 'removed'`, l.address, unheardName(l.address))
 	if err != nil {
 		return err
 	}

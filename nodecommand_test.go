@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -86,6 +87,56 @@ func TestNodesAreAddedToARunningManagerAndStay(t *testing.T) {
 		commandFails(t, "node a not found", "node", "rm", "-db", db, "a")
 		f := newSourcedFront(t, db, dns, line)
 		f.awaitStates(t, "b=healthy") // a is named by the command line, and was taken out all the same
+	})
+}
+
+// What a line calls a node is its name before its engine has ever answered: in list, to
+// docker node and to node rm.
+func TestNodesHaveTheNamesOfTheirLinesBeforeTheyAnswer(t *testing.T) {
+	t.Parallel()
+	db, dns := filepath.Join(t.TempDir(), "swarmlite.db"), newDNSServer(t)
+	dead := func(n int) string { return fmt.Sprintf("127.0.0.1:%d", n) } // nobody listens below 1024
+	names := func(f *sourcedFront, want string) {
+		t.Helper()
+		if got := f.rows(t, "SELECT group_concat(name, ' ' ORDER BY address) FROM nodes WHERE state <> 'removed'"); got != want {
+			t.Errorf("nodes are %s, want %s", got, want)
+		}
+	}
+	t.Run("with the manager running", func(t *testing.T) {
+		f := newSourcedFront(t, db, dns, nodeLine{address: "tcp://" + dead(1), name: "one"})
+		at := []string{"-H", f.addr}
+		commandOK(t, "tcp://"+dead(2), append(append([]string{"node", "add"}, at...), dead(2), "name=two")...)
+		commandOK(t, "tcp://"+dead(3), append(append([]string{"node", "add"}, at...), dead(3))...)
+		commandOK(t, "tcp://"+dead(4), append(append([]string{"node", "add"}, at...), dead(4), "name=one")...) // taken
+		names(f, "one two ("+dead(3)+") one-"+dead(4))
+		if got, err := command(t, "list", "-db", db); err != nil || !strings.Contains(got, "\ntwo ") {
+			t.Errorf("swarmlite list = %s, %v, want a node two", got, err)
+		}
+		if status, answer := f.call(t, "GET", "/nodes/two", ""); status != http.StatusOK {
+			t.Errorf("docker node inspect two = %d %s", status, answer)
+		}
+		commandOK(t, "one", append(append([]string{"node", "rm"}, at...), "one")...)
+		commandOK(t, "tcp://"+dead(5), append(append([]string{"node", "add"}, at...), dead(5), "name=one")...) // free again
+		names(f, "two ("+dead(3)+") one-"+dead(4)+" one")
+	})
+	t.Run("when a line changes", func(t *testing.T) {
+		f := newSourcedFront(t, db, dns)
+		set := func(lines ...nodeLine) {
+			t.Helper()
+			if err := f.nodes.set(f.base, lines); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a, b := nodeLine{address: "tcp://" + dead(6), name: "six"}, nodeLine{address: "tcp://" + dead(7)}
+		set(a, b)
+		names(f, "six ("+dead(7)+")")
+		a.name, b.name = "", "six" // it had been written behind the wrong one
+		set(a, b)
+		names(f, "("+dead(6)+") six")
+	})
+	t.Run("with the manager stopped", func(t *testing.T) {
+		commandOK(t, "tcp://"+dead(8), "node", "add", "-db", db, dead(8), "name=eight")
+		commandOK(t, "eight", "node", "rm", "-db", db, "eight")
 	})
 }
 

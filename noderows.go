@@ -30,7 +30,7 @@ func (s *store) setNodes(ctx context.Context, lines []nodeLine) (map[int64]nodeL
 			// A node that was taken out and is named again starts afresh, but keeps what the operator set.
 			if _, err := t.exec(`INSERT INTO nodes (address, name, state_at) VALUES (?1, ?2, strftime('%s','now'))
 				ON CONFLICT (address) DO UPDATE SET state = 'pending', error = '', step = '' WHERE state = 'removed' AND NOT kept_out`,
-				l.address, "("+strings.TrimPrefix(l.address, "tcp://")+")"); err != nil {
+				l.address, unheardName(l.address)); err != nil {
 				return err
 			}
 			var id int64
@@ -51,9 +51,13 @@ func (s *store) setNodes(ctx context.Context, lines []nodeLine) (map[int64]nodeL
 	return ids, err
 }
 
-// setLine writes what the operator's line says of a node, if that has changed. A name
-// takes effect when the node is connected to.
+// setLine writes what the operator's line says of a node, if that has changed. A node
+// that has not answered yet has its name at once; else a name takes effect when the
+// node is connected to.
 func (t *tx) setLine(id int64, l nodeLine) error {
+	if err := t.nameUnheard(id, l.name); err != nil {
+		return err
+	}
 	labels := labelText(l.labels)
 	if _, err := t.exec(`UPDATE nodes SET source = ?1, line_tls = ?2, skip_verify = ?3 WHERE id = ?4 AND (source, line_tls, skip_verify) <> (?1, ?2, ?3)`,
 		l.source, l.tls, l.noCheck, id); err != nil {
@@ -79,6 +83,35 @@ func (t *tx) setLine(id int64, l nodeLine) error {
 	}
 	return t.coverLabels(id, known)
 }
+
+// nameUnheard names a node whose engine has not answered yet, so that list shows it and
+// node rm finds it by what its line calls it. Without a name there it keeps the one that
+// it had from its engine, or from nobody.
+func (t *tx) nameUnheard(id int64, lineName string) error {
+	var address, name, before string
+	err := t.get("SELECT address, name, line_name FROM nodes WHERE id = ? AND engine_id IS NULL", []any{id}, &address, &name, &before)
+	if errors.Is(err, errNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	wanted := lineName
+	if wanted == "" {
+		if wanted = name; before != "" {
+			wanted = unheardName(address)
+		}
+	}
+	free, err := t.freeNodeName(id, wanted)
+	if err != nil || free == name {
+		return err
+	}
+	_, err = t.exec("UPDATE nodes SET name = ? WHERE id = ?", free, id)
+	return err
+}
+
+// unheardName is the name of a node that has not answered and that nobody has named.
+func unheardName(address string) string { return "(" + strings.TrimPrefix(address, "tcp://") + ")" }
 
 // labelText is how line_labels has labels.
 func labelText(labels map[string]string) string {
