@@ -77,7 +77,7 @@ var layers = []struct{ why, files string }{
 	{"the program: flags, wiring, signals, commands", "main config debug"},
 	{"the route table, and its end", "api stopping"},
 	{"what each noun of the API does that is more than a pass-through; commands that a person runs",
-		"containers rename containerlist exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec reschedule move leaving rebuild drain plugins explain createflags simulate scratch " +
+		"containers cpushares rename containerlist exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec reschedule move leaving rebuild drain plugins explain createflags simulate scratch " +
 			"nodeadd nodecommand join joincommand managerclient"},
 	{"what handlers work on, and how a container is found", "cluster eventreads"},
 	{"where things go: filters, strategies, groups, refusals", "scheduler plan workload filters groups strategyfile refusal waiting"},

@@ -233,6 +233,37 @@ func (o object) replace(key string, value []byte) object {
 	return append(o, member{key: key, value: value})
 }
 
+// editWithin has edit change the value of a key within a key of a body, such as
+// HostConfig.DeviceRequests; all else stays as it came. Of doubles, an engine takes the
+// last one that has the key.
+func editWithin(body []byte, outer, key string, edit func(json.RawMessage) (any, error)) ([]byte, error) {
+	o, err := parseObject(body)
+	if err != nil {
+		return nil, err
+	}
+	for i := len(o) - 1; i >= 0; i-- {
+		if !strings.EqualFold(o[i].key, outer) {
+			continue
+		}
+		inner, err := parseObject(o[i].value)
+		if err != nil {
+			return nil, err
+		}
+		for j := len(inner) - 1; j >= 0; j-- {
+			if !strings.EqualFold(inner[j].key, key) {
+				continue
+			}
+			value, err := edit(inner[j].value)
+			if err != nil {
+				return nil, err
+			}
+			o[i].value = inner.with(key, value).bytes()
+			return o.bytes(), nil
+		}
+	}
+	return body, nil
+}
+
 // readBody reads a client's JSON body whole, up to maxJSON.
 func readBody(r *http.Request) ([]byte, error) {
 	b, ok := r.Body.(*clientBody)

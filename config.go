@@ -32,6 +32,7 @@ type config struct {
 
 	wait         time.Duration
 	countStopped bool
+	cpuShares    string
 	groupBy      []string
 	relayPorts   bool
 
@@ -94,6 +95,7 @@ func readConfig(args []string, stderr io.Writer) (*config, error) {
 	fs.Float64Var(&c.overcommit, "overcommit", 0.05, "`RATIO` of CPUs and memory to promise beyond what a node has")
 	fs.DurationVar(&c.wait, "wait", 0, "`DURATION` that a create waits for room when no node fits, as in 10m;\nits label com.docker.swarm.wait comes first")
 	fs.BoolVar(&c.countStopped, "count-stopped", false, "stopped containers take room, too")
+	fs.StringVar(&c.cpuShares, "cpu-shares", "weights", "`MEANING` of docker run --cpu-shares: weights (which reserve nothing)\nor cores (whole CPUs, as in classic Swarm)")
 	fs.BoolVar(&c.relayPorts, "relay-ports", false, "make published ports reachable on the manager's own address")
 	c.history = history{90 * day, 1_000_000}
 	fs.Var(&c.history, "history", "`AGE/ROWS` of past placements to keep, 0 for no limit")
@@ -193,6 +195,8 @@ func (c *config) check() error {
 		return fmt.Errorf("-overcommit %g: expected a ratio such as 0.05", c.overcommit)
 	case c.wait < 0:
 		return fmt.Errorf("-wait %s: expected a duration such as 10m, or 0", c.wait)
+	case !slices.Contains([]string{"weights", "cores"}, c.cpuShares):
+		return fmt.Errorf("-cpu-shares %q: expected weights or cores", c.cpuShares)
 	case c.rescheduleAfter < 0:
 		return fmt.Errorf("-reschedule-after %s: expected a duration such as 30s", c.rescheduleAfter)
 	case !slices.Contains([]string{"policy", "recreate"}, c.drain):

@@ -34,6 +34,7 @@ type nodeFace struct {
 	name, ip     string
 	skew         time.Duration
 	countStopped bool
+	cpus         int64 // that CpuShares are told of; 0: they are weights
 	now          time.Time
 }
 
@@ -42,8 +43,8 @@ func (t *tx) nodeFace(id int64) (*nodeFace, error) { return readNodeFace(t.get, 
 func readNodeFace(get func(string, []any, ...any) error, id int64) (*nodeFace, error) {
 	n := &nodeFace{id: id, now: time.Now()}
 	var skew int64
-	err := get("SELECT n.name, n.ip, n.clock_skew_ms, m.count_stopped FROM nodes n, manager m WHERE n.id = ?",
-		[]any{id}, &n.name, &n.ip, &skew, &n.countStopped)
+	err := get("SELECT n.name, n.ip, n.clock_skew_ms, m.count_stopped, iif(m.cpu_shares = 'cores', n.cpus, 0) FROM nodes n, manager m WHERE n.id = ?",
+		[]any{id}, &n.name, &n.ip, &skew, &n.countStopped, &n.cpus)
 	n.skew = time.Duration(skew) * time.Millisecond
 	return n, err
 }
@@ -461,7 +462,7 @@ func (t *tx) putInspected(node int64, containerID string, in *inspected) error {
 	}
 	_, err = t.exec(`UPDATE containers SET inspected = 1, nano_cpus = ?, memory_bytes = ?,
 		status_at = CASE WHEN status_at IS NULL THEN NULL ELSE coalesce(?, status_at) END WHERE id = ?`,
-		in.HostConfig.nanoCPUs(), in.HostConfig.memoryBytes(), at, id)
+		in.HostConfig.reservedCPUs(n.cpus), in.HostConfig.memoryBytes(), at, id)
 	if err == nil {
 		err = t.holdResources(node, id, &in.HostConfig, in.Config.Labels)
 	}

@@ -335,7 +335,7 @@ func readCreateAs(data []byte, call *call, swarmID string) (*workload, []byte, e
 	}
 	h := &body.HostConfig
 	w := &workload{kind: "container", name: strings.TrimPrefix(call.query.Get("name"), "/"), image: body.Image,
-		nanoCPUs: h.nanoCPUs(), memory: h.memoryBytes(), ports: slices.Concat(h.ports(), h.exposed(body.ExposedPorts)),
+		nanoCPUs: h.nanoCPUs(), shares: h.CpuShares, memory: h.memoryBytes(), ports: slices.Concat(h.ports(), h.exposed(body.ExposedPorts)),
 		runtime: h.Runtime, version: call.version, swarmID: swarmID,
 		platform: requestedPlatform(call.query.Get("platform"))}
 	if err := w.readExpressions(&body, &o); err != nil {
@@ -476,11 +476,15 @@ func (c *cluster) create(ctx context.Context, header http.Header, call *call, lo
 		}
 		began := time.Now()
 		var resp *created
-		if err = c.rightImage(ctx, load, e); err == nil {
-			resp, err = c.createOn(ctx, e, header, call, p, data)
+		body, err := c.engineShares(ctx, e, load, data)
+		if err == nil {
+			err = c.rightImage(ctx, load, e)
+		}
+		if err == nil {
+			resp, err = c.createOn(ctx, e, header, call, p, body)
 		}
 		if err == nil && resp.status == http.StatusNotFound {
-			resp, err = c.createWithImage(ctx, e, header, call, p, load, data, resp)
+			resp, err = c.createWithImage(ctx, e, header, call, p, load, body, resp)
 		}
 		took := time.Since(began)
 		var ee *engineError

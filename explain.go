@@ -26,7 +26,7 @@ manager runs or not. Nothing is reserved. Exits with 1 if no node fits.
 All flags of docker create and docker run are known; those that placement looks at are
   --cpus --cpu-quota --cpu-period -m --memory-reservation -p -e --env-file
   -l --label-file --name --network -v --mount --volumes-from --link --ipc --pid
-  --runtime --platform --gpus --device
+  --runtime --platform --gpus --device, and -c if the manager has -cpu-shares=cores
 
 Flags of its own:
 `
@@ -105,8 +105,8 @@ func readTx(ctx context.Context, db *sql.DB, fn func(*tx) error) error {
 // managersScheduler is the scheduler as the manager that wrote the database has it.
 func (t *tx) managersScheduler() (*scheduler, error) {
 	var strategyName, file, names string
-	var portsOnce bool
-	if err := t.get("SELECT strategy, strategy_sql, filters, relay_ports FROM manager", nil, &strategyName, &file, &names, &portsOnce); err != nil {
+	var portsOnce, cores bool
+	if err := t.get("SELECT strategy, strategy_sql, filters, relay_ports, cpu_shares = 'cores' FROM manager", nil, &strategyName, &file, &names, &portsOnce, &cores); err != nil {
 		return nil, err
 	}
 	builtIn := strategyName
@@ -118,7 +118,7 @@ func (t *tx) managersScheduler() (*scheduler, error) {
 		sc.strategy, sc.file = strategyName, newStrategyFile(strategyName, file)
 	}
 	if err == nil {
-		sc.portsOnce = portsOnce
+		sc.portsOnce, sc.cores = portsOnce, cores
 	}
 	return sc, err
 }
@@ -155,6 +155,7 @@ type explainedNode struct {
 // reserves nothing.
 func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 	x := &explanation{Image: w.image, Strategy: sc.strategy}
+	w.countShares(sc.cores)
 	var scores string
 	if sc.file != nil {
 		var err error

@@ -40,6 +40,7 @@ func TestExplainDecidesAsPlaceDoes(t *testing.T) {
 					continue // does not come as far as placement
 				}
 				sc := testScheduler(t, st, want[0])
+				sc.cores = st.one(t, "SELECT cpu_shares FROM manager") == "cores"
 				before := st.one(t, ledgerRows)
 				db, err := openReader(t.Context(), st.path)
 				if err != nil {

@@ -152,9 +152,9 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	if err != nil {
 		return err
 	}
-	sched.wait = c.wait
+	sched.wait, sched.cores = c.wait, c.cpuShares == "cores"
 	err = store.begin(base, managerRow{version, sched.strategy, strings.Join(filterList(sched.filters), ", "), c.overcommit, c.countStopped,
-		c.groupBy, sched.file.sql(), c.relayPorts, c.drain})
+		c.groupBy, sched.file.sql(), c.relayPorts, c.drain, sched.cores})
 	if err != nil {
 		return err
 	}

@@ -228,9 +228,13 @@ func (t *tx) dropMirror(id int64) error {
 // an earlier run.
 func (s *store) begin(ctx context.Context, m managerRow) error {
 	return s.write(ctx, func(t *tx) error {
+		// What containers reserve is another thing now: their engines are asked again.
+		if _, err := t.exec("UPDATE containers SET inspected = 0 WHERE (SELECT cpu_shares = 'cores' FROM manager) <> ?", m.cores); err != nil {
+			return err
+		}
 		_, err := t.exec(`UPDATE manager SET version = ?, strategy = ?, filters = ?, overcommit = ?, count_stopped = ?, group_by = ?,
-			strategy_sql = ?, relay_ports = ?, drain = coalesce(nullif(?, ''), 'policy'), started_at = strftime('%s','now')`, m.version, m.strategy, m.filters, m.overcommit, m.countStopped,
-			jsonText(append([]string{}, m.groupBy...)), m.strategySQL, m.relayPorts, m.drain)
+			strategy_sql = ?, relay_ports = ?, drain = coalesce(nullif(?, ''), 'policy'), cpu_shares = iif(?, 'cores', 'weights'), started_at = strftime('%s','now')`, m.version, m.strategy, m.filters, m.overcommit, m.countStopped,
+			jsonText(append([]string{}, m.groupBy...)), m.strategySQL, m.relayPorts, m.drain, m.cores)
 		if err != nil {
 			return err
 		}
@@ -260,6 +264,7 @@ type managerRow struct {
 	strategySQL                string
 	relayPorts                 bool
 	drain                      string // policy or recreate
+	cores                      bool   // CpuShares are whole CPUs
 }
 
 // strayNodes lists nodes that an earlier run knew and lines do not name.

@@ -339,6 +339,9 @@ func (m *mover) tellBody(ctx context.Context, e *engine, k *leaving) (*keptBody,
 		return nil, nil, err
 	}
 	text, err := rebuildBody(in, image)
+	if err == nil {
+		text, err = m.askedCores(ctx, e, text)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -269,37 +269,18 @@ func handOut(body []byte, picked map[int][]string) ([]byte, error) {
 	if len(picked) == 0 {
 		return body, nil
 	}
-	o, err := parseObject(body)
-	if err != nil {
-		return nil, err
-	}
-	// Of doubles, an engine takes the last one that has the key.
-	for i := len(o) - 1; i >= 0; i-- {
-		if !strings.EqualFold(o[i].key, "HostConfig") {
-			continue
-		}
-		host, err := parseObject(o[i].value)
-		if err != nil {
+	return editWithin(body, "HostConfig", "DeviceRequests", func(value json.RawMessage) (any, error) {
+		var list []json.RawMessage
+		if err := json.Unmarshal(value, &list); err != nil {
 			return nil, err
 		}
-		for j := len(host) - 1; j >= 0; j-- {
-			if !strings.EqualFold(host[j].key, "DeviceRequests") {
-				continue
-			}
-			var list []json.RawMessage
-			if err := json.Unmarshal(host[j].value, &list); err != nil {
+		for at, ids := range picked {
+			request, err := parseObject(list[at-1])
+			if err != nil {
 				return nil, err
 			}
-			for at, ids := range picked {
-				request, err := parseObject(list[at-1])
-				if err != nil {
-					return nil, err
-				}
-				list[at-1] = request.without("Count").with("DeviceIDs", ids).bytes()
-			}
-			o[i].value = host.with("DeviceRequests", list).bytes()
-			return o.bytes(), nil
+			list[at-1] = request.without("Count").with("DeviceIDs", ids).bytes()
 		}
-	}
-	return body, nil
+		return list, nil
+	})
 }

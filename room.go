@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -15,6 +16,7 @@ type hostConfig struct {
 	NanoCpus          int64
 	CpuQuota          int64
 	CpuPeriod         int64
+	CpuShares         int64
 	Memory            int64
 	MemoryReservation int64
 	PortBindings      map[string][]portBinding
@@ -35,7 +37,7 @@ type portBinding struct{ HostIp, HostPort string }
 const defaultPeriod = 100_000
 
 // nanoCPUs is what a container reserves, in units of 1e-9 CPU: NanoCpus, else
-// quota over period. CpuShares are relative weights and reserve nothing.
+// quota over period. CpuShares are weights and reserve nothing, but see cpushares.go.
 func (h *hostConfig) nanoCPUs() int64 {
 	if h.NanoCpus > 0 {
 		return h.NanoCpus
@@ -48,6 +50,31 @@ func (h *hostConfig) nanoCPUs() int64 {
 		period = defaultPeriod
 	}
 	return int64(min(float64(h.CpuQuota)/float64(period)*1e9, math.MaxInt64/2)) // an absurd quota fits nowhere
+}
+
+// fullShares is the weight of a container that has all CPUs of its node.
+const fullShares = 1024
+
+// wholeCPUs is a number of CPUs in units of 1e-9 CPU; an absurd one fits nowhere.
+func wholeCPUs(n int64) int64 { return int64(min(float64(n)*1e9, math.MaxInt64/2)) }
+
+// reservedCPUs is nanoCPUs of a container as its engine tells it. cpus are those of a
+// node whose containers' shares are CPUs, else 0.
+func (h *hostConfig) reservedCPUs(cpus int64) int64 {
+	if asked := h.nanoCPUs(); asked > 0 || cpus == 0 {
+		return asked
+	}
+	return wholeCPUs(sharedCPUs(h.CpuShares, cpus))
+}
+
+// sharedCPUs are the CPUs that shares stand for on a node with so many, rounded down.
+func sharedCPUs(shares, cpus int64) int64 {
+	return int64(max(float64(shares)*float64(cpus)/fullShares, 0))
+}
+
+// withShares writes other CpuShares into a create's body that has some.
+func withShares(body []byte, shares int64) ([]byte, error) {
+	return editWithin(body, "HostConfig", "CpuShares", func(json.RawMessage) (any, error) { return shares, nil })
 }
 
 // memoryBytes is what a container reserves: the reservation, else the limit.

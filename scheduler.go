@@ -90,6 +90,7 @@ type scheduler struct {
 	filters  []filter
 	// portsOnce: a fixed port may be used by one container of the whole cluster (-relay-ports).
 	portsOnce bool
+	cores     bool          // CpuShares of a container are whole CPUs (-cpu-shares)
 	wait      time.Duration // for room, of a create that does not say (-wait)
 	line      line
 }
@@ -154,6 +155,7 @@ const (
 // Swarm drops them all together).
 func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error) {
 	began := time.Now()
+	w.countShares(sc.cores)
 	seed := cmp.Or(w.seed, w.drawn, rand.Int64N(1<<31))
 	var p *placement
 	var refused *noNodeError

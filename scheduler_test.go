@@ -100,7 +100,9 @@ func (s scenario) run(t *testing.T, strategyName string) string {
 	if err != nil {
 		return err.Error()
 	}
-	p, err := testScheduler(t, st, strategyName).place(t.Context(), w)
+	sc := testScheduler(t, st, strategyName)
+	sc.cores = st.one(t, "SELECT cpu_shares FROM manager") == "cores"
+	p, err := sc.place(t.Context(), w)
 	var outcome, node, message string
 	var score, fitting int
 	if ledger := st.get(t.Context(), "SELECT outcome, node, message, coalesce(score, 0), fitting FROM placements WHERE swarm_id = ?",

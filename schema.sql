@@ -8,6 +8,7 @@ CREATE TABLE manager (
   filters       TEXT    NOT NULL DEFAULT '',     -- names in use, comma between
   overcommit    REAL    NOT NULL DEFAULT 0.05,   -- 0.05 promises 105 % of a node's CPUs and memory
   count_stopped INTEGER NOT NULL DEFAULT 0 CHECK (count_stopped IN (0, 1)),
+  cpu_shares    TEXT    NOT NULL DEFAULT 'weights' CHECK (cpu_shares IN ('weights', 'cores')), -- what CpuShares of a container mean
   relay_ports   INTEGER NOT NULL DEFAULT 0 CHECK (relay_ports IN (0, 1)), -- 1: a fixed port may be published once in the cluster
   drain         TEXT    NOT NULL DEFAULT 'policy' CHECK (drain IN ('policy', 'recreate')), -- which containers a drain moves
   group_by      TEXT    NOT NULL DEFAULT '[]',   -- labels whose value makes a group, JSON

@@ -21,6 +21,7 @@ type workload struct {
 	awaited bool      // they have been waited for
 	// nanoCPUs is in units of 1e-9 CPU, memory in bytes; zero asks for nothing.
 	nanoCPUs, memory int64
+	shares           int64 // CpuShares, which are CPUs only if the manager says so: see countShares
 	ports            []hostPort
 	constraints      []expr
 	affinities       []expr
@@ -56,6 +57,14 @@ func (w *workload) runtimes() []string {
 		return nil
 	}
 	return []string{w.runtime}
+}
+
+// countShares makes CPUs of a workload's shares, if they are that and it asks for no
+// CPUs otherwise.
+func (w *workload) countShares(cores bool) {
+	if cores && w.nanoCPUs == 0 && w.shares > 0 {
+		w.nanoCPUs = wholeCPUs(w.shares)
+	}
 }
 
 // shape is what the ledger keeps of a request: all that placement looks at, so that

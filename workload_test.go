@@ -32,7 +32,8 @@ func TestShapeHoldsTheWholeRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Columns of the ledger, what a create comes to while it is under way, and what placement does not look at.
-	others := []string{"kind", "name", "image", "swarmID", "prefer", "seed", "drawn", "silent", "awaited", "exclude", "until", "gone", "line", "refused", "policy", "keep", "query", "leaves", "replaces"}
+	// Shares are in nanoCPUs by then, if they count.
+	others := []string{"shares", "kind", "name", "image", "swarmID", "prefer", "seed", "drawn", "silent", "awaited", "exclude", "until", "gone", "line", "refused", "policy", "keep", "query", "leaves", "replaces"}
 	before, after := reflect.ValueOf(*w), reflect.ValueOf(*again)
 	for i := range before.NumField() {
 		if name := before.Type().Field(i).Name; slices.Contains(others, name) {
