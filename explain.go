@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -45,9 +46,6 @@ func explainCommand(ctx context.Context, args []string, _ io.Reader, stdout, std
 		return fmt.Errorf("explain: %w; swarmlite explain -h tells more", wrong)
 	}
 	w, data, err := readCreate([]byte(jsonText(flags.body)), &call{query: flags.query})
-	if err == nil {
-		err = w.readWait(0, nil)
-	}
 	if err != nil {
 		return fmt.Errorf("explain: %w", err)
 	}
@@ -60,6 +58,9 @@ func explainCommand(ctx context.Context, args []string, _ io.Reader, stdout, std
 	err = readTx(ctx, db, func(t *tx) error {
 		sc, err := t.managersScheduler()
 		if err != nil {
+			return err
+		}
+		if err := w.readWait(sc.wait, nil); err != nil {
 			return err
 		}
 		if _, err := cutNodes(t.query, w, data); err != nil {
@@ -106,7 +107,8 @@ func readTx(ctx context.Context, db *sql.DB, fn func(*tx) error) error {
 func (t *tx) managersScheduler() (*scheduler, error) {
 	var strategyName, file, names string
 	var portsOnce, cores bool
-	if err := t.get("SELECT strategy, strategy_sql, filters, relay_ports, cpu_shares = 'cores' FROM manager", nil, &strategyName, &file, &names, &portsOnce, &cores); err != nil {
+	var waitMS int64
+	if err := t.get("SELECT strategy, strategy_sql, filters, relay_ports, cpu_shares = 'cores', wait_ms FROM manager", nil, &strategyName, &file, &names, &portsOnce, &cores, &waitMS); err != nil {
 		return nil, err
 	}
 	builtIn := strategyName
@@ -118,7 +120,7 @@ func (t *tx) managersScheduler() (*scheduler, error) {
 		sc.strategy, sc.file = strategyName, newStrategyFile(strategyName, file)
 	}
 	if err == nil {
-		sc.portsOnce, sc.cores = portsOnce, cores
+		sc.portsOnce, sc.cores, sc.wait = portsOnce, cores, time.Duration(waitMS)*time.Millisecond
 	}
 	return sc, err
 }
@@ -202,7 +204,7 @@ func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 	case fitting == 0:
 		x.Message = refused.full()
 		if !refused.impossible && time.Now().Before(w.until) {
-			x.Message = fmt.Sprintf("would wait in line for %s; %s", w.labels[waitLabel], x.Message)
+			x.Message = fmt.Sprintf("would wait in line for %s; %s", cmp.Or(w.labels[waitLabel], shortDuration(sc.wait)+" (-wait)"), x.Message)
 		}
 	default:
 		x.Node = x.Nodes[0].Node
@@ -215,6 +217,17 @@ func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 		}
 	}
 	return x, nil
+}
+
+// shortDuration is d as a person writes it: 10m, not 10m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	for _, nothing := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, nothing) {
+			s = s[:len(s)-2]
+		}
+	}
+	return s
 }
 
 // ranked lists all nodes with their room: those that fit, best first, then the others.

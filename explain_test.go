@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Every scenario of testdata/placement is an oracle: explain must name the node, or
@@ -93,7 +94,7 @@ const explainCluster = standardCluster + `;
 
 func TestExplainCommand(t *testing.T) {
 	t.Parallel()
-	_, path := clusterFile(t, explainCluster)
+	st, path := clusterFile(t, explainCluster)
 	got, err := swarmlite(t, "explain", "-db", path, "-it", "--rm", "-m", "512m", "-e", "constraint:storage==ssd", "-e", "affinity:image==~redis", "nginx", "-m", "9g")
 	want := `NODE     FITS   SCORE   WISHES   CONTAINERS   FREE CPUS   FREE MEMORY   FREE SLOTS   REFUSED BECAUSE IT
 node-2   yes    112     0 of 1   0            4.00        4GiB          -            
@@ -111,6 +112,21 @@ spread would choose node-2: 2 of 3 fit
 	}
 	if _, err := swarmlite(t, "explain", "-db", path, "-m", "3500m", "--cpus=4", "-e", "constraint:node==node-1", "-l", "com.docker.swarm.wait=10m", "nginx"); err == nil || !strings.HasPrefix(err.Error(), "would wait in line for 10m; no node fits: 1 of 3 is not healthy, 1 fails constraint node==node-1, 1 has less than 3.418GiB of memory free") {
 		t.Errorf("explain of what would wait: %v", err)
+	}
+	// -wait is in the manager's row; the create's own label comes first.
+	if err := st.begin(t.Context(), managerRow{strategy: "spread", wait: 90 * time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	st.sql(t, "UPDATE nodes SET state = iif(id = 3, 'unhealthy', 'healthy')")
+	for label, want := range map[string]string{
+		"tier=front":                 "would wait in line for 1h30m (-wait); no node fits: ",
+		"com.docker.swarm.wait=10m":  "would wait in line for 10m; no node fits: ",
+		"com.docker.swarm.wait=0":    "no node fits: ",
+		"com.docker.swarm.wait=long": `explain: label com.docker.swarm.wait "long": expected a duration such as 10m`,
+	} {
+		if _, err := swarmlite(t, "explain", "-db", path, "-m", "3500m", "--cpus=4", "-e", "constraint:node==node-1", "-l", label, "nginx"); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("explain with -wait and label %s: %v, want %s", label, err, want)
+		}
 	}
 	if _, err := swarmlite(t, "explain", "-db", path, "-m", "5g", "-l", "com.docker.swarm.wait=10m", "nginx"); err == nil || !strings.HasPrefix(err.Error(), "no node fits: ") {
 		t.Errorf("explain of what can never fit: %v", err)

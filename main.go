@@ -154,7 +154,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	}
 	sched.wait, sched.cores = c.wait, c.cpuShares == "cores"
 	err = store.begin(base, managerRow{version, sched.strategy, strings.Join(filterList(sched.filters), ", "), c.overcommit, c.countStopped,
-		c.groupBy, sched.file.sql(), c.relayPorts, c.drain, sched.cores})
+		c.groupBy, sched.file.sql(), c.relayPorts, c.drain, sched.cores, sched.wait})
 	if err != nil {
 		return err
 	}

@@ -233,8 +233,8 @@ func (s *store) begin(ctx context.Context, m managerRow) error {
 			return err
 		}
 		_, err := t.exec(`UPDATE manager SET version = ?, strategy = ?, filters = ?, overcommit = ?, count_stopped = ?, group_by = ?,
-			strategy_sql = ?, relay_ports = ?, drain = coalesce(nullif(?, ''), 'policy'), cpu_shares = iif(?, 'cores', 'weights'), started_at = strftime('%s','now')`, m.version, m.strategy, m.filters, m.overcommit, m.countStopped,
-			jsonText(append([]string{}, m.groupBy...)), m.strategySQL, m.relayPorts, m.drain, m.cores)
+			strategy_sql = ?, relay_ports = ?, drain = coalesce(nullif(?, ''), 'policy'), cpu_shares = iif(?, 'cores', 'weights'), wait_ms = ?, started_at = strftime('%s','now')`, m.version, m.strategy, m.filters, m.overcommit, m.countStopped,
+			jsonText(append([]string{}, m.groupBy...)), m.strategySQL, m.relayPorts, m.drain, m.cores, m.wait.Milliseconds())
 		if err != nil {
 			return err
 		}
@@ -265,6 +265,7 @@ type managerRow struct {
 	relayPorts                 bool
 	drain                      string // policy or recreate
 	cores                      bool   // CpuShares are whole CPUs
+	wait                       time.Duration
 }
 
 // strayNodes lists nodes that an earlier run knew and lines do not name.

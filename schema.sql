@@ -11,6 +11,7 @@ CREATE TABLE manager (
   cpu_shares    TEXT    NOT NULL DEFAULT 'weights' CHECK (cpu_shares IN ('weights', 'cores')), -- what CpuShares of a container mean
   relay_ports   INTEGER NOT NULL DEFAULT 0 CHECK (relay_ports IN (0, 1)), -- 1: a fixed port may be published once in the cluster
   drain         TEXT    NOT NULL DEFAULT 'policy' CHECK (drain IN ('policy', 'recreate')), -- which containers a drain moves
+  wait_ms       INTEGER NOT NULL DEFAULT 0,      -- that a create waits for room, unless it says itself
   group_by      TEXT    NOT NULL DEFAULT '[]',   -- labels whose value makes a group, JSON
   started_at    INTEGER NOT NULL DEFAULT 0       -- unix seconds
 ) STRICT;
