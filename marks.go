@@ -198,6 +198,10 @@ func (m *marks) work(k mark, busy, update, look bool) {
 		}
 	}
 	m.spawn()
+	if m.open && len(m.state) == 0 {
+		// Of a node's first list there are as many as it has containers: that room is not kept.
+		m.todo, m.state = nil, map[mark]*markState{}
+	}
 	m.idle.Broadcast()
 }
 

@@ -113,13 +113,15 @@ func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
 		return ns.readContainer(ctx, e, k.id)
 	case "container":
 		return ns.readContainer(ctx, e, k.id)
-	case "look": // a list has told all else; of a thousand nodes not all at once
-		select {
-		case ns.looking <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
+	case "look": // a list has told all else; of a thousand nodes not all at once, and behind those that still connect
+		for _, places := range []chan struct{}{ns.looking, ns.starting} {
+			select {
+			case places <- struct{}{}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			defer func() { <-places }()
 		}
-		defer func() { <-ns.looking }()
 		return ns.inspectContainer(ctx, e, k.id)
 	case "update": // what it reserves may have changed, which only an inspect tells
 		err := ns.store.write(ctx, func(t *tx) error {
@@ -319,6 +321,12 @@ func (s *store) newestContainer(ctx context.Context, node int64) (m mirrorState,
 // before were written by creates while the list was on its way; they stay. It
 // returns the containers that want an inspect.
 func (s *store) putLists(ctx context.Context, node int64, l lists, before int64) (look []string, err error) {
+	select {
+	case s.lists <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-s.lists }()
 	// Decoded before the writer's turn, which is everybody's.
 	n, err := readNodeFace(func(query string, args []any, dest ...any) error { return s.get(ctx, query, args, dest...) }, node)
 	if err != nil {

@@ -30,7 +30,7 @@ func readEvents(ctx context.Context, stream io.Reader, out chan<- []engineEvent)
 	q.changed = sync.NewCond(&q.mu)
 	defer context.AfterFunc(ctx, func() { q.end(ctx.Err()) })()
 	go func() {
-		in := bufio.NewReaderSize(stream, 4<<10)
+		in := bufio.NewReaderSize(stream, quietBuffer)
 		for {
 			line, err := readLine(in)
 			if err != nil {

@@ -32,6 +32,7 @@ const (
 	schemaVersion = 2
 
 	writeBatch = 64                     // waiting writes that share one commit
+	openLists  = 8                      // nodes whose lists are taken apart for it, or wait so: they are large
 	busyWait   = 5 * time.Second        // how long a write waits for a lock held by a sqlite3 shell
 	lockTry    = 200 * time.Millisecond // how long SQLite itself waits for it, before others may join the wait
 )
@@ -65,6 +66,7 @@ type store struct {
 	done   chan struct{}  // closed when the writer has ended
 	wrote  chan struct{}  // something was committed: the WAL wants folding
 	ops    chan func(*tx) // for the writer's connection, outside a transaction
+	lists  chan struct{}  // places for nodes' lists that are taken apart, or wait for the writer
 
 	watched chan struct{} // closed when watch has ended
 	failure atomic.Pointer[storeFailure]
@@ -128,7 +130,7 @@ func openStore(ctx context.Context, log *slog.Logger, path string) (*store, erro
 	s := &store{
 		path: path, log: log, lock: lock, metrics: newMetrics(),
 		writes: make(chan *write, writeBatch), stop: make(chan struct{}), done: make(chan struct{}),
-		wrote: make(chan struct{}, 1), ops: make(chan func(*tx), 1), watched: make(chan struct{}),
+		wrote: make(chan struct{}, 1), ops: make(chan func(*tx), 1), watched: make(chan struct{}), lists: make(chan struct{}, openLists),
 		failed: make(chan struct{}), eventsCh: make(chan struct{}),
 	}
 	err = settleFile(ctx, log, path, found)
@@ -145,12 +147,12 @@ func openStore(ctx context.Context, log *slog.Logger, path string) (*store, erro
 // open connects the writer and the readers and starts the writer goroutine.
 func (s *store) open(ctx context.Context) error {
 	// mode=rw: a file that is deleted meanwhile is not made anew, empty.
-	common := "mode=rw&_pragma=foreign_keys(1)&_pragma=cache_size(-16000)&_pragma=temp_store(2)"
+	common := "mode=rw&_pragma=foreign_keys(1)&_pragma=temp_store(2)"
 	var err error
 	// wal_autocheckpoint(0): a checkpoint in the middle of a create costs it 10 to 20 ms
 	// and more; watch makes them on a connection of its own.
 	s.rw, err = sql.Open("sqlite", dsn(s.path, fmt.Sprintf("%s&_pragma=busy_timeout(%d)&_pragma=journal_mode(wal)&_pragma=synchronous(normal)"+
-		"&_pragma=wal_autocheckpoint(0)&_pragma=recursive_triggers(1)&_pragma=journal_size_limit(%d)", common, lockTry.Milliseconds(), bigLog)))
+		"&_pragma=wal_autocheckpoint(0)&_pragma=recursive_triggers(1)&_pragma=journal_size_limit(%d)&_pragma=cache_size(-8000)", common, lockTry.Milliseconds(), bigLog)))
 	if err != nil {
 		return err
 	}
@@ -164,8 +166,8 @@ func (s *store) open(ctx context.Context) error {
 		files, err = stateFiles(s.path)
 	}
 	if err == nil {
-		// A small cache: the system has the file in its own.
-		s.ro, err = sql.Open("sqlite", dsn(s.path, fmt.Sprintf("%s&_pragma=busy_timeout(%d)&_pragma=query_only(1)&_pragma=cache_size(-2000)", common, busyWait.Milliseconds())))
+		// Small caches: the system has the file in its own, and a page of 4 KiB takes 8 here.
+		s.ro, err = sql.Open("sqlite", dsn(s.path, fmt.Sprintf("%s&_pragma=busy_timeout(%d)&_pragma=query_only(1)&_pragma=cache_size(-500)", common, busyWait.Milliseconds())))
 	}
 	if err != nil {
 		s.rw.Close()

@@ -185,6 +185,7 @@ func (s *store) checkNowAndThen(ctx context.Context) {
 		return
 	}
 	defer db.Close()
+	db.SetMaxIdleConns(0) // nothing is kept from one hour to the next
 	timer := time.NewTimer(firstCheck)
 	defer timer.Stop()
 	for {

@@ -47,6 +47,10 @@ func (c *upstreamConn) Read(p []byte) (int, error) {
 const (
 	maxIdle  = 8
 	idleTime = 5 * time.Second // an open file each, so they do not wait for long
+
+	// quietBuffer is for what is open to every node all the time and says little: its
+	// stream of events. An event is some 500 bytes.
+	quietBuffer = 1 << 10
 )
 
 // take returns an idle connection, nil if there is none that is fresh.
@@ -56,8 +60,9 @@ func (u *upstream) take() *upstreamConn {
 	if len(u.idle) == 0 {
 		return nil
 	}
-	c := u.idle[len(u.idle)-1]
-	u.idle = u.idle[:len(u.idle)-1]
+	last := len(u.idle) - 1
+	c := u.idle[last]
+	u.idle[last], u.idle = nil, u.idle[:last]
 	if monotonic()-c.used < int64(idleTime) {
 		return c
 	}
@@ -101,7 +106,10 @@ func (u *upstream) closeIdle(age time.Duration) {
 		}
 		kept = append(kept, c)
 	}
-	u.idle = kept
+	clear(u.idle[len(kept):]) // or the closed ones' buffers stay for as long as the engine
+	if u.idle = kept; len(kept) == 0 {
+		u.idle = nil
+	}
 }
 
 func (u *upstream) close() {
@@ -142,7 +150,11 @@ func (e *engine) read(req *http.Request, endless bool) (*http.Response, error) {
 				return nil, fail(false, err)
 			}
 			conn = &upstreamConn{Conn: fresh}
-			conn.in = bufio.NewReaderSize(conn, 4<<10) // large pieces go past it
+			size := 4 << 10 // large pieces go past it
+			if endless {
+				size = quietBuffer
+			}
+			conn.in = bufio.NewReaderSize(conn, size)
 		}
 		conn.header = maxHeader
 		// A client that leaves ends the call.
