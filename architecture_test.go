@@ -83,7 +83,7 @@ var layers = []struct{ why, files string }{
 	{"where things go: filters, strategies, groups, refusals", "scheduler plan workload filters groups strategyfile refusal waiting"},
 	{"one request to one engine, streams, published ports", "proxy hijack portrelay"},
 	{"what engines have, kept as rows: lists, events, health, creates without an answer", "sources heartbeat nodes nodeline nodelost nodefile penalty pace nodefacts nodeevents mirror reservations containerrows resourcerows imagerows networkrows noderows moverows"},
-	{"the live connection to the daemon on a node", "engine upstream marks ssh names containercalls"},
+	{"the live connection to the daemon on a node", "engine upstream gather marks ssh names containercalls"},
 	{"which engines there are, and who they are", "tls clientcerts discovery"},
 	{"questions to a database by people", "sqlcommand"},
 	{"all state", "store storefile storecarry storewatch storewriter history"},

@@ -38,7 +38,7 @@ func BenchmarkLogsAndCopy(b *testing.B) {
 				}
 				return nil
 			})
-			turnAbout(b, func(addr string) { streamOnce(b, addr, bb.method, "/v1.41/containers/"+bb.name+bb.path) }, e.addr, m.addr)
+			turnAbout(b, func(addr string) { streamOnce(b, addr, bb.method, "/v1.41/containers/"+bb.name+bb.path) }, e.addr, m.addr, func() time.Duration { return cpuTime(b, m) })
 		})
 	}
 }
@@ -52,11 +52,15 @@ func BenchmarkStream(b *testing.B) {
 	piece := make([]byte, 32<<10)
 	for _, bb := range []struct {
 		name string
-		line int // bytes that the engine writes at a time
-	}{{"pieces=32KiB", 32 << 10}, {"lines=100B", 92}} {
+		line int // bytes of a chunk
+		once int // bytes that the engine writes at a time, whole chunks
+		all  int
+		pace time.Duration // what it does ahead of each write takes
+	}{{"pieces=32KiB", 32 << 10, 64 << 10, benchStream / 4, 0}, {"lines=100B", 92, 64 << 10, benchStream / 4, 0},
+		{"line-by-line=200B", 200, 1, benchStream / 16, 4 * time.Microsecond}} {
 		b.Run(bb.name, func(b *testing.B) {
 			var chunks []byte
-			for len(chunks) < 64<<10 {
+			for len(chunks) < bb.once {
 				chunks = fmt.Appendf(chunks, "%x\r\n%s\r\n", bb.line, piece[:bb.line])
 			}
 			e.override("GET", "/logs$", func(w http.ResponseWriter, _ *http.Request) {
@@ -66,29 +70,32 @@ func BenchmarkStream(b *testing.B) {
 				}
 				defer conn.Close()
 				io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-				for sent := 0; sent < benchStream/4; sent += len(chunks) {
+				for sent := 0; sent < bb.all; sent += len(chunks) {
+					for began := time.Now(); time.Since(began) < bb.pace; {
+					}
 					if _, err := conn.Write(chunks); err != nil {
 						return
 					}
 				}
 				io.WriteString(conn, "0\r\n\r\n")
 			})
-			turnAbout(b, func(addr string) { streamOnce(b, addr, "GET", "/v1.41/containers/"+id+"/logs?stdout=1") }, e.addr(), f.addr)
+			turnAbout(b, func(addr string) { streamOnce(b, addr, "GET", "/v1.41/containers/"+id+"/logs?stdout=1") }, e.addr(), f.addr, func() time.Duration { return processorTime(b) })
 		})
 	}
 }
 
-// turnAbout reports what stream takes straight and through the manager.
-func turnAbout(b *testing.B, stream func(addr string), direct, through string) {
+// turnAbout reports what stream takes straight and through the manager, and by how much
+// more of the processor's time, as used tells, the second uses.
+func turnAbout(b *testing.B, stream func(addr string), direct, through string, used func() time.Duration) {
 	b.Helper()
 	var took [2][]time.Duration
 	var busy [2]time.Duration
 	for b.Loop() {
 		for i, addr := range []string{direct, through} {
-			began, cpu := time.Now(), processorTime(b)
+			began, cpu := time.Now(), used()
 			stream(addr)
 			took[i] = append(took[i], time.Since(began))
-			busy[i] += processorTime(b) - cpu
+			busy[i] += used() - cpu
 		}
 	}
 	b.ReportMetric(median(took[0]).Seconds(), "s-direct")

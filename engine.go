@@ -200,8 +200,16 @@ func outOfFiles(err error) bool {
 // dial connects, with TLS where the node has it.
 func (e *engine) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := e.dialPlain(ctx)
-	if err != nil || e.tls == nil {
-		return conn, err
+	if err != nil {
+		return nil, err
+	}
+	return e.secure(ctx, conn)
+}
+
+// secure is conn itself, or TLS over it where the node has it.
+func (e *engine) secure(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	if e.tls == nil {
+		return conn, nil
 	}
 	tc := tls.Client(conn, e.tls)
 	ctx, cancel := context.WithTimeout(ctx, dialWait)
@@ -310,8 +318,8 @@ func (e *engine) turn(req *http.Request) error {
 func (e *engine) send(req *http.Request, p patience) (resp *http.Response, err error) {
 	began := time.Now()
 	defer func() { e.metrics.call(err, began) }()
-	if (p == read || p == endless) && (req.Body == nil || req.Body == http.NoBody) && (req.Method == http.MethodGet || req.Method == http.MethodHead) {
-		return e.read(req, p == endless)
+	if (p == read || p == forever || p == endless) && (req.Body == nil || req.Body == http.NoBody) && (req.Method == http.MethodGet || req.Method == http.MethodHead) {
+		return e.read(req, p)
 	}
 	fail := func(sent, timeout bool, err error) error {
 		return &engineError{e.nodeName(), req.Method + " " + req.URL.Path, sent, timeout, err}

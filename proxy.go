@@ -215,22 +215,49 @@ func readItem(resp *http.Response) ([]byte, error) {
 
 var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
-// copyBody copies to w, flushing after each piece of a stream.
+// copyBody copies to w. Nothing of a stream is held back: it is flushed before a read
+// that has to wait, or after each piece where that cannot be known.
 func copyBody(w http.ResponseWriter, body io.Reader, stream bool) error {
 	buf := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buf)
-	flush := http.NewResponseController(w)
+	client := http.NewResponseController(w)
+	var begin, end int // of what is held
+	unsent := false    // some was passed on and may be held further on
+	pass := func() error {
+		if begin == end {
+			return nil
+		}
+		_, err := w.Write(buf[begin:end])
+		begin, unsent = end, true
+		return err
+	}
+	flush := func() error {
+		if err := pass(); err != nil || !unsent {
+			return err
+		}
+		unsent = false
+		return client.Flush()
+	}
+	b, gathers := body.(*upstreamBody)
+	if gathers = gathers && stream; gathers {
+		b.beforeWaiting(flush) // in the midst of a read into buf[end:]
+		defer b.beforeWaiting(nil)
+	}
 	for {
-		n, err := body.Read(buf[:])
-		if n > 0 {
-			if _, err := w.Write(buf[:n]); err != nil {
-				return err
-			}
-			if stream {
-				if err := flush.Flush(); err != nil {
-					return err
-				}
-			}
+		if begin == end {
+			begin, end = 0, 0
+		}
+		n, err := body.Read(buf[end:])
+		end += n
+		var failed error
+		switch {
+		case stream && (!gathers || err != nil):
+			failed = flush()
+		case !stream || end == len(buf):
+			failed = pass()
+		}
+		if failed != nil {
+			return failed
 		}
 		if errors.Is(err, io.EOF) {
 			return nil

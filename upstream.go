@@ -24,6 +24,7 @@ type upstream struct {
 
 type upstreamConn struct {
 	net.Conn
+	plain  *gatherConn // below TLS
 	in     *bufio.Reader
 	header int   // bytes that may still come before the header is whole; below 0: it is
 	used   int64 // monotonic nanoseconds
@@ -118,13 +119,14 @@ func (u *upstream) close() {
 	u.closeIdle(0)
 }
 
-// read sends a request without a body and waits up to readWait for the header of
-// the answer. The caller closes the body; a connection whose answer was read to
-// its end is kept.
-// An endless answer has a connection of its own and may be silent for any time.
-func (e *engine) read(req *http.Request, endless bool) (*http.Response, error) {
+// read sends a request without a body and waits for the header of the answer, and for
+// each piece of it, as long as p allows. The caller closes the body; a connection whose
+// answer was read to its end is kept, but for one with an endless answer.
+func (e *engine) read(req *http.Request, p patience) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
 	fail := func(sent bool, err error) error {
 		timeout := errors.Is(err, os.ErrDeadlineExceeded) && req.Context().Err() == nil
+		cancel(nil)
 		if timeout {
 			e.timeouts.Add(1)
 			err = errNoAnswer
@@ -138,28 +140,31 @@ func (e *engine) read(req *http.Request, endless bool) (*http.Response, error) {
 	head.WriteString(req.Method + " " + req.URL.RequestURI() + " HTTP/1.1\r\nHost: " + req.URL.Host + "\r\n")
 	req.Header.Write(&head)
 	head.WriteString("\r\n")
+	if p == forever {
+		waiting, answered := context.WithCancel(ctx)
+		defer answered()
+		defer time.AfterFunc(writeWait, func() { e.outlive(waiting, cancel, p) }).Stop()
+	}
 	for {
 		var conn *upstreamConn
-		if !endless {
+		if p != endless {
 			conn = e.reads.take()
 		}
 		reused := conn != nil
 		if !reused {
-			fresh, err := e.dial(req.Context())
-			if err != nil {
-				return nil, fail(false, err)
-			}
-			conn = &upstreamConn{Conn: fresh}
+			var err error
 			size := 4 << 10 // large pieces go past it
-			if endless {
+			if p == endless {
 				size = quietBuffer
 			}
-			conn.in = bufio.NewReaderSize(conn, size)
+			if conn, err = e.dialUpstream(ctx, size); err != nil {
+				return nil, fail(false, err)
+			}
 		}
 		conn.header = maxHeader
 		// A client that leaves ends the call.
-		stop := context.AfterFunc(req.Context(), func() { conn.SetDeadline(time.Unix(1, 0)) })
-		conn.SetDeadline(time.Now().Add(readWait))
+		stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+		conn.wait(ctx, p != forever)
 		_, err := io.WriteString(conn, head.String())
 		if err == nil {
 			_, err = conn.in.Peek(1)
@@ -181,15 +186,36 @@ func (e *engine) read(req *http.Request, endless bool) (*http.Response, error) {
 		e.answered()
 		e.timeouts.Store(0)
 		conn.header = -1
-		if endless {
-			conn.SetDeadline(time.Time{})
-			if req.Context().Err() != nil {
-				conn.SetDeadline(time.Unix(1, 0)) // its end has set this just before it was put off
-			}
-		}
-		resp.Body = &upstreamBody{ReadCloser: resp.Body, engine: e, conn: conn, ctx: req.Context(), stop: stop, endless: endless,
-			keep: !endless && !resp.Close && resp.StatusCode >= 200, ended: req.Method == http.MethodHead || resp.ContentLength == 0}
+		conn.wait(ctx, p == read)
+		resp.Body = &upstreamBody{ReadCloser: resp.Body, engine: e, conn: conn, ctx: ctx, cancel: cancel, stop: stop, silent: p != read,
+			keep: p != endless && !resp.Close && resp.StatusCode >= 200, ended: req.Method == http.MethodHead || resp.ContentLength == 0}
 		return resp, nil
+	}
+}
+
+// dialUpstream opens a connection for reads, with a buffer of size bytes.
+func (e *engine) dialUpstream(ctx context.Context, size int) (*upstreamConn, error) {
+	plain, err := e.dialPlain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn := &upstreamConn{plain: &gatherConn{Conn: plain}}
+	if conn.Conn, err = e.secure(ctx, conn.plain); err != nil {
+		return nil, err
+	}
+	conn.in = bufio.NewReaderSize(conn, size)
+	return conn, nil
+}
+
+// wait gives what comes next readWait, or any time, as long as the call goes on.
+func (c *upstreamConn) wait(ctx context.Context, limited bool) {
+	var until time.Time
+	if limited {
+		until = time.Now().Add(readWait)
+	}
+	c.SetDeadline(until)
+	if ctx.Err() != nil {
+		c.SetDeadline(time.Unix(1, 0)) // its end has set this just before it was put off
 	}
 }
 
@@ -199,20 +225,17 @@ type upstreamBody struct {
 	engine      *engine
 	conn        *upstreamConn
 	ctx         context.Context
+	cancel      context.CancelCauseFunc
 	stop        func() bool
 	keep, ended bool
-	endless     bool
+	silent      bool // it may be, for any time
 	closed      bool
 }
 
-// Read waits up to readWait for each piece, unless the answer is endless.
+// Read waits up to readWait for each piece, unless the answer may be silent.
 func (b *upstreamBody) Read(p []byte) (int, error) {
-	if b.endless {
-		return b.ReadCloser.Read(p)
-	}
-	b.conn.SetDeadline(time.Now().Add(readWait))
-	if b.ctx.Err() != nil {
-		return 0, b.ctx.Err() // its end may have set a deadline that has just been put off
+	if !b.silent {
+		b.conn.wait(b.ctx, true)
 	}
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
@@ -221,12 +244,17 @@ func (b *upstreamBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// beforeWaiting has f called before each read that has to wait for the engine, which
+// fails if f does; nil ends that.
+func (b *upstreamBody) beforeWaiting(f func() error) { b.conn.plain.ahead = f }
+
 // Close must not read on: an endless answer would never let go.
 func (b *upstreamBody) Close() error {
 	if b.closed {
 		return nil
 	}
 	b.closed = true
+	defer b.cancel(nil)
 	if b.stop() && b.keep && b.ended && b.conn.in.Buffered() == 0 {
 		b.engine.reads.put(b.conn)
 		return nil
