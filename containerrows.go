@@ -60,7 +60,12 @@ type containerRow struct {
 	networks                        map[string]struct{ NetworkID string }
 	counted                         bool
 	summary                         []byte
+	held                            *heldRoom // what its reservation held, if it becomes this row
+	row                             int64     // its row's id, once it is written
 }
+
+// heldRoom is what a container reserves.
+type heldRoom struct{ nanoCPUs, memory int64 }
 
 type entryPort struct {
 	IP                      string `json:",omitempty"`
@@ -295,7 +300,7 @@ func (t *tx) putContainerOver(n *nodeFace, r *containerRow, stored *storedContai
 		old = *stored
 	}
 	counted := r.counted
-	if counted && (!exists || !old.counted) && r.labels[swarmIDLabel] != "" {
+	if counted && r.held == nil && (!exists || !old.counted) && r.labels[swarmIDLabel] != "" {
 		// Of a create under way the reservation counts; an event may be faster than the answer.
 		var reserved int
 		if err := t.get("SELECT count(*) FROM reservations WHERE swarm_id = ? AND node_id = ?", []any{r.labels[swarmIDLabel], n.id}, &reserved); err != nil {
@@ -320,10 +325,14 @@ func (t *tx) putContainerOver(n *nodeFace, r *containerRow, stored *storedContai
 		return !known, nil
 	}
 	if !exists {
-		res, err := t.exec(`INSERT INTO containers (node_id, container_id, name, image, image_id, state, created_at,
-			status_head, status_at, status_tail, swarm_id, counted, summary) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+		held := r.held
+		if held == nil {
+			held = &heldRoom{}
+		}
+		res, err := t.exec(`INSERT INTO containers (node_id, container_id, name, image, image_id, state, created_at, status_head,
+			status_at, status_tail, swarm_id, counted, inspected, nano_cpus, memory_bytes, summary) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
 			n.id, r.id, r.name, r.image, r.imageID, r.state, r.created, r.status.head, at, r.status.tail,
-			bounded(r.labels[swarmIDLabel]), counted, string(r.summary))
+			bounded(r.labels[swarmIDLabel]), counted, r.held != nil, held.nanoCPUs, held.memory, string(r.summary))
 		if err != nil {
 			return false, err
 		}
@@ -334,6 +343,7 @@ func (t *tx) putContainerOver(n *nodeFace, r *containerRow, stored *storedContai
 		counted, known, string(r.summary), old.id); err != nil {
 		return false, err
 	}
+	r.row = old.id
 	// What a create said is what the engine lists then: labels are most of the parts.
 	sameLabels := exists && bytes.Equal(labelsOf(old.summary), labelsOf(string(r.summary)))
 	return !known, t.putContainerParts(n, old.id, r, exists, sameLabels)

@@ -37,9 +37,14 @@ func (s *store) created(ctx context.Context, p *placement, first *containerRow, 
 }
 
 func (t *tx) reservationToContainer(reservation int64, first *containerRow, engineTime time.Duration) error {
-	var node, placement, cpus, memory int64
-	var image string
-	err := t.get("SELECT node_id, placement_id, nano_cpus, memory_bytes, image FROM reservations WHERE id = ?", []any{reservation}, &node, &placement, &cpus, &memory, &image)
+	var node, placement int64
+	var row *int64 // of the container, if it is there
+	var state *string
+	var counted *bool
+	held := &heldRoom{}
+	err := t.get(`SELECT r.node_id, r.placement_id, r.nano_cpus, r.memory_bytes, c.id, c.state, c.counted
+		FROM reservations r LEFT JOIN containers c ON c.container_id = ? AND c.node_id = r.node_id WHERE r.id = ?`,
+		[]any{first.id, reservation}, &node, &placement, &held.nanoCPUs, &held.memory, &row, &state, &counted)
 	if err != nil {
 		return err // errNotFound: the node was taken out of the cluster meanwhile
 	}
@@ -47,38 +52,41 @@ func (t *tx) reservationToContainer(reservation int64, first *containerRow, engi
 	if err != nil {
 		return err
 	}
-	var id int64
-	var state string
-	err = t.get("SELECT id, state FROM containers WHERE container_id = ? AND node_id = ?", []any{first.id, node}, &id, &state)
-	if errors.Is(err, errNotFound) {
-		if _, err := t.putContainer(n, first); err != nil {
+	if state == nil {
+		state, counted = &first.state, new(bool)
+	}
+	counts := n.countStopped || counts(*state)
+	if counts && !*counted { // nothing changes for the node: its sums are in four indexes
+		if _, err := t.exec("UPDATE reservations SET state = 'taken' WHERE id = ?", reservation); err != nil {
 			return err
 		}
-		if err := t.get("SELECT id, state FROM containers WHERE container_id = ? AND node_id = ?", []any{first.id, node}, &id, &state); err != nil {
-			return err
-		}
-	} else if err != nil {
-		return err
 	}
 	which := "host_ip = 'host'" // a running container's list has told what it publishes
-	if state == "created" {
+	if *state == "created" {
 		which = "1"
 	}
-	if _, err := t.exec("DELETE FROM ports WHERE container = ? AND "+which, id); err != nil {
+	if row == nil {
+		first.held = held
+		if _, err := t.putContainerOver(n, first, nil); err != nil {
+			return err
+		}
+		row = &first.row
+	} else {
+		if _, err := t.exec("UPDATE containers SET inspected = 1, nano_cpus = ?, memory_bytes = ?, counted = ? WHERE id = ?",
+			held.nanoCPUs, held.memory, counts, *row); err != nil {
+			return err
+		}
+		if _, err := t.exec("DELETE FROM ports WHERE container = ? AND "+which, *row); err != nil {
+			return err
+		}
+		if _, err := t.exec("DELETE FROM resources WHERE container = ?", *row); err != nil {
+			return err
+		}
+	}
+	if _, err := t.exec("UPDATE ports SET container = ?, reservation = NULL WHERE reservation = ? AND "+which, *row, reservation); err != nil {
 		return err
 	}
-	if _, err := t.exec("UPDATE ports SET container = ?, reservation = NULL WHERE reservation = ? AND "+which, id, reservation); err != nil {
-		return err
-	}
-	if _, err := t.exec("DELETE FROM resources WHERE container = ?", id); err != nil {
-		return err
-	}
-	if _, err := t.exec("UPDATE resources SET container = ?, reservation = NULL WHERE reservation = ?", id, reservation); err != nil {
-		return err
-	}
-	// The order matters to nobody: both run in one transaction, and the triggers keep the sums.
-	if _, err := t.exec("UPDATE containers SET inspected = 1, nano_cpus = ?, memory_bytes = ?, counted = ? WHERE id = ?",
-		cpus, memory, n.countStopped || counts(state), id); err != nil {
+	if _, err := t.exec("UPDATE resources SET container = ?, reservation = NULL WHERE reservation = ?", *row, reservation); err != nil {
 		return err
 	}
 	if _, err := t.exec("DELETE FROM reservations WHERE id = ?", reservation); err != nil {

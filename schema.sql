@@ -183,8 +183,9 @@ CREATE TABLE reservations (
   labels       TEXT    NOT NULL DEFAULT '{}',  -- of the container to be, JSON
   volumes      TEXT    NOT NULL DEFAULT '[]',  -- named volumes it will bring into being, JSON
   group_key    TEXT    NOT NULL DEFAULT '',    -- label=value of the group it belongs to; '' = none
-  state        TEXT    NOT NULL DEFAULT 'asking' CHECK (state IN ('asking', 'unknown')),
-               -- unknown: nobody waits for the engine's answer any more
+  state        TEXT    NOT NULL DEFAULT 'asking' CHECK (state IN ('asking', 'unknown', 'taken')),
+               -- unknown: nobody waits for the engine's answer any more; taken, within one transaction only:
+               -- its room passes on to the container, and the sums of its node stay as they are
   made_at      INTEGER NOT NULL DEFAULT (strftime('%s','now')) -- unix seconds
 ) STRICT;
 CREATE INDEX reservations_by_node ON reservations (node_id);
@@ -523,7 +524,8 @@ CREATE TABLE events (
 CREATE UNIQUE INDEX events_once ON events (node_id, time_nano, actor, action, type);
 CREATE INDEX events_by_arrival ON events (at_nano);
 
-CREATE TRIGGER containers_added AFTER INSERT ON containers WHEN new.counted BEGIN
+CREATE TRIGGER containers_added AFTER INSERT ON containers
+WHEN new.counted AND NOT EXISTS (SELECT 1 FROM reservations WHERE node_id = new.node_id AND state = 'taken') BEGIN
   /* The sums of nodes: what is counted there is added, */
   UPDATE nodes SET containers = containers + 1,
          used_nano_cpus = used_nano_cpus + new.nano_cpus,
@@ -536,7 +538,8 @@ CREATE TRIGGER containers_gone AFTER DELETE ON containers WHEN old.counted BEGIN
          used_memory_bytes = used_memory_bytes - old.memory_bytes WHERE id = old.node_id;
 END;
 CREATE TRIGGER containers_changed AFTER UPDATE OF counted, nano_cpus, memory_bytes ON containers
-WHEN old.counted <> new.counted OR old.nano_cpus <> new.nano_cpus OR old.memory_bytes <> new.memory_bytes BEGIN
+WHEN (old.counted <> new.counted OR old.nano_cpus <> new.nano_cpus OR old.memory_bytes <> new.memory_bytes)
+ AND NOT EXISTS (SELECT 1 FROM reservations WHERE node_id = new.node_id AND state = 'taken') BEGIN
   /* and both when it changes; a container never changes its node. */
   UPDATE nodes SET containers = containers - old.counted + new.counted,
          used_nano_cpus = used_nano_cpus - old.counted * old.nano_cpus + new.counted * new.nano_cpus,
@@ -549,7 +552,7 @@ CREATE TRIGGER reservations_added AFTER INSERT ON reservations WHEN new.kind = '
          used_nano_cpus = used_nano_cpus + new.nano_cpus,
          used_memory_bytes = used_memory_bytes + new.memory_bytes WHERE id = new.node_id;
 END;
-CREATE TRIGGER reservations_gone AFTER DELETE ON reservations WHEN old.kind = 'container' BEGIN
+CREATE TRIGGER reservations_gone AFTER DELETE ON reservations WHEN old.kind = 'container' AND old.state <> 'taken' BEGIN
   /* what it reserves never changes. */
   UPDATE nodes SET containers = containers - 1,
          used_nano_cpus = used_nano_cpus - old.nano_cpus,
