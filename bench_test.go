@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -77,6 +78,58 @@ func benchmarkPlace(b *testing.B, nodes int, body string, atOnce bool) {
 			}
 		}
 	})
+}
+
+// BenchmarkCreateRows writes what a create and a start leave in the database: the decision,
+// the container, its three events, and its row as it is listed when it runs.
+func BenchmarkCreateRows(b *testing.B) {
+	for _, n := range []int{3, 1000} {
+		b.Run("nodes="+strconv.Itoa(n), func(b *testing.B) {
+			st := benchNodes(b, n)
+			sc := testScheduler(b, st, "spread")
+			var made atomic.Int64
+			defer reportCPU(b)()
+			for b.Loop() {
+				id := fmt.Sprintf("%064x", made.Add(1))
+				w, _, err := readCreate([]byte(`{"Image": "busybox", "HostConfig": {"Memory": 1048576}}`), &call{query: url.Values{}})
+				if err != nil {
+					b.Fatal(err)
+				}
+				p, err := sc.place(b.Context(), w)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := st.created(b.Context(), p, w.row(id, p.name, p.nodeName), time.Millisecond); err != nil {
+					b.Fatal(err)
+				}
+				for i, action := range []string{"create", "connect", "start"} {
+					ev := engineEvent{Type: "container", Action: action, TimeNano: made.Load()*3 + int64(i)}
+					ev.Actor.ID = id
+					ev.raw = json.RawMessage(`{"status":"` + action + `","id":"` + id + `","from":"busybox","Type":"container","Action":"` + action +
+						`","Actor":{"ID":"` + id + `","Attributes":{"image":"busybox","name":"` + p.name + `"}},"scope":"local","time":1700000000,"timeNano":1700000000000000000}`)
+					if err := st.putEvents(b.Context(), p.node, p.nodeName, []engineEvent{ev}, func(engineEvent) {}); err != nil {
+						b.Fatal(err)
+					}
+				}
+				err = st.write(b.Context(), func(t *tx) error {
+					n, err := t.nodeFace(p.node)
+					if err != nil {
+						return err
+					}
+					row, err := n.container(entry(id, p.name, map[string]any{"Status": "Up Less than a second", "Labels": map[string]string{swarmIDLabel: w.swarmID},
+						"NetworkSettings": map[string]any{"Networks": map[string]any{"bridge": map[string]any{"NetworkID": "abc", "IPAddress": "172.17.0.2"}}}}))
+					if err != nil {
+						return err
+					}
+					_, err = t.putContainer(n, row)
+					return err
+				})
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 // nowhere is a client that reads as fast as it is written to, and notes the first byte.

@@ -105,11 +105,11 @@ func (q *query) bestOfSizes(t *tx, w *workload, sizes int) ([]candidate, error) 
 	case q.strategy == "spread" && load == "":
 		order = "n.containers"
 	case q.strategy == "spread":
-		order = load + ", n.containers"
+		order = load // what is equal here is ranked by containers when the sizes meet
 	case q.strategy == "binpack" && load == "":
 		order = "n.containers DESC"
 	case q.strategy == "binpack":
-		order = load + " DESC, n.containers DESC"
+		order = load + " DESC"
 	default:
 		return nil, nil
 	}

@@ -522,6 +522,9 @@ func (q *query) keepLook(t *tx, placement int64, all []judged, e *noNodeError) e
 		}
 		rows = append(rows, []any{j.name, j.addr, words, j.score})
 	}
+	if len(rows) == 0 {
+		return nil
+	}
 	_, err := t.exec("INSERT INTO placement_nodes SELECT ?, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)", placement, jsonText(rows))
 	return err
 }

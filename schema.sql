@@ -81,9 +81,9 @@ CREATE INDEX nodes_by_engine_id ON nodes (engine_id);
 CREATE INDEX nodes_by_name ON nodes (name);
 CREATE INDEX nodes_by_platforms ON nodes (platforms) WHERE state <> 'removed';
 CREATE INDEX nodes_by_containers ON nodes (state, failures, size_class, containers);
-CREATE INDEX nodes_by_load_cpus ON nodes (state, failures, size_class, load_cpus, containers);
-CREATE INDEX nodes_by_load_memory ON nodes (state, failures, size_class, load_memory, containers);
-CREATE INDEX nodes_by_load_both ON nodes (state, failures, size_class, load_both, containers);
+CREATE INDEX nodes_by_load_cpus ON nodes (state, failures, size_class, load_cpus);
+CREATE INDEX nodes_by_load_memory ON nodes (state, failures, size_class, load_memory);
+CREATE INDEX nodes_by_load_both ON nodes (state, failures, size_class, load_both);
 
 CREATE TABLE node_sizes (
   /* How many nodes there are of each state and size; kept by triggers. */
@@ -486,9 +486,7 @@ CREATE TABLE placements (
   engine_us    INTEGER NOT NULL DEFAULT 0      -- microseconds the engine took to answer
 ) STRICT;
 CREATE INDEX placements_by_name ON placements (name);
-CREATE INDEX placements_by_node ON placements (node_id);
 CREATE INDEX placements_by_container ON placements (container_id) WHERE container_id <> '';
-CREATE INDEX placements_by_swarm_id ON placements (swarm_id) WHERE swarm_id <> '';
 
 CREATE TABLE placement_filters (
   /* How many nodes each clause refused; a node counts for the first that refuses it. */
