@@ -448,6 +448,8 @@ const (
 // create places load and asks the picked engine, again and again only while it is
 // sure that nothing was sent.
 func (c *cluster) create(ctx context.Context, header http.Header, call *call, load *workload, data []byte) (*created, error) {
+	c.store.creates.Add(1)
+	defer c.store.creates.Add(-1)
 	c.nodes.firstTries(ctx)
 	c.freshImage(ctx, load.image)
 	settled := false

@@ -204,7 +204,7 @@ func (ns *nodes) readContainer(ctx context.Context, e *engine, id string) error 
 		return err
 	}
 	var look bool
-	err = ns.store.writeSoon(ctx, func(t *tx) error {
+	err = ns.store.writeWithin(ctx, waitOfReads, func(t *tx) error {
 		n, err := t.nodeFace(e.id)
 		if err != nil {
 			return err
@@ -242,7 +242,7 @@ func (ns *nodes) inspectContainer(ctx context.Context, e *engine, id string) err
 		}
 		return err
 	}
-	return ns.store.writeSoon(ctx, func(t *tx) error { return t.putInspected(e.id, id, &in) })
+	return ns.store.writeWithin(ctx, waitOfReads, func(t *tx) error { return t.putInspected(e.id, id, &in) })
 }
 
 // unseen tells that a container has no row and will be read again: what was read may

@@ -590,7 +590,7 @@ func (s *store) nodeSilent(ctx context.Context, id int64, silent bool) error {
 // a new subscription begins before the old one ended. fresh is called for each
 // before it can be read.
 func (s *store) putEvents(ctx context.Context, node int64, name string, batch []engineEvent, fresh func(engineEvent)) error {
-	return s.write(ctx, func(t *tx) error {
+	return s.writeWithin(ctx, waitOfEvents, func(t *tx) error {
 		for _, ev := range batch {
 			if ev.Type == "container" && ev.Action == "destroy" {
 				// A list may have been faster.

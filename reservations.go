@@ -31,7 +31,7 @@ const graceUnknown = 5 * time.Second
 // before the client hears 201. first is the row as the create described it; if
 // an event was faster the row is there already and only what it reserves is added.
 func (s *store) created(ctx context.Context, p *placement, first *containerRow, engineTime time.Duration) error {
-	return s.write(ctx, func(t *tx) error {
+	return s.writeWithin(ctx, s.createWait(), func(t *tx) error {
 		return t.reservationToContainer(p.reservation, first, engineTime)
 	})
 }

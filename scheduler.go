@@ -165,7 +165,7 @@ func (sc *scheduler) place(ctx context.Context, w *workload) (*placement, error)
 		return nil, err
 	}
 	defer done()
-	err = sc.store.write(ctx, func(t *tx) error {
+	err = sc.store.writeWithin(ctx, sc.store.createWait(), func(t *tx) error {
 		p, refused, line = &placement{name: w.name}, nil, 0
 		if w.refused != 0 { // and looked for once more: the ledger has its last refusal, or none
 			if _, err := t.exec("DELETE FROM placements WHERE id = ?", w.refused); err != nil {

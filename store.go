@@ -77,6 +77,8 @@ type store struct {
 
 	metrics *metrics
 
+	creates atomic.Int32 // under way
+
 	room bell // rings when room may have come free
 
 	eventsMu sync.Mutex

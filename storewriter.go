@@ -15,8 +15,16 @@ type write struct {
 	fn    func(*tx) error
 	done  chan error
 	since time.Time
-	soon  bool // may wait a moment for company
+	wait  time.Duration // that it may spend on waiting for company
 }
+
+// How long writes wait for others to share a commit with: half of what a commit costs is
+// the pages, most of them the same for one create and for eight.
+const (
+	waitOfCreate = 500 * time.Microsecond // while other creates are under way
+	waitOfEvents = time.Millisecond
+	waitOfReads  = 2 * time.Millisecond // what was read again: lists wait for it, nobody else
+)
 
 // tx is a running write transaction. Its statements stay prepared between transactions.
 type tx struct {
@@ -79,13 +87,20 @@ func (t *tx) get(query string, args []any, dest ...any) error {
 // has refused and nothing of it is kept. fn must not wait for anything but SQL.
 // A client that leaves does not undo a write that waits its turn.
 func (s *store) write(ctx context.Context, fn func(*tx) error) error {
-	return s.await(ctx, &write{fn: fn, done: make(chan error, 1), since: time.Now()})
+	return s.writeWithin(ctx, 0, fn)
 }
 
-// writeSoon is write for what nobody is in a hurry for: it shares the commit of what
-// comes in the next two milliseconds.
-func (s *store) writeSoon(ctx context.Context, fn func(*tx) error) error {
-	return s.await(ctx, &write{fn: fn, done: make(chan error, 1), since: time.Now(), soon: true})
+// writeWithin is write for what can wait: it shares the commit of what comes in the time given.
+func (s *store) writeWithin(ctx context.Context, wait time.Duration, fn func(*tx) error) error {
+	return s.await(ctx, &write{fn: fn, done: make(chan error, 1), since: time.Now(), wait: wait})
+}
+
+// createWait is how long the writes of a create wait for company: not at all when it is alone.
+func (s *store) createWait() time.Duration {
+	if s.creates.Load() > 1 {
+		return waitOfCreate
+	}
+	return 0
 }
 
 func (s *store) await(ctx context.Context, w *write) error {
@@ -154,20 +169,22 @@ func (s *store) writer(ctx context.Context, conn *sql.Conn) {
 	}
 }
 
-// company waits a moment for others, as long as none of the batch is in a hurry.
+// company waits for others as long as every write of the batch may wait.
 func (s *store) company(batch []*write) []*write {
-	hurried := func(w *write) bool { return !w.soon }
-	if slices.ContainsFunc(batch, hurried) {
+	until := slices.MinFunc(batch, func(a, b *write) int { return a.until().Compare(b.until()) }).until()
+	left := time.Until(until)
+	if left <= 0 {
 		return batch
 	}
-	timer := time.NewTimer(2 * time.Millisecond)
+	timer := time.NewTimer(left)
 	defer timer.Stop()
 	for len(batch) < writeBatch {
 		select {
 		case w := <-s.writes:
 			batch = append(batch, w)
-			if hurried(w) {
-				return batch
+			if w.until().Before(until) {
+				until = w.until()
+				timer.Reset(time.Until(until))
 			}
 		case <-timer.C:
 			return batch
@@ -177,6 +194,8 @@ func (s *store) company(batch []*write) []*write {
 	}
 	return batch
 }
+
+func (w *write) until() time.Time { return w.since.Add(w.wait) }
 
 // commit runs a batch in one transaction, each function in a savepoint of its
 // own so that one that refuses takes nothing with it. It returns those that may wait
