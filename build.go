@@ -22,7 +22,7 @@ import (
 func (c *cluster) askBuilders(ctx context.Context, ref string, f *foundImage) bool {
 	var engines []*engine
 	for _, e := range c.nodes.all() {
-		if e.healthy.Load() && e.building() {
+		if e.healthy.Load() && e.builds.recent() {
 			engines = append(engines, e)
 		}
 	}
@@ -262,7 +262,7 @@ func buildPrune(c *cluster, w http.ResponseWriter, r *http.Request, call *call) 
 // buildCancel stops a BuildKit build by its ID, which only the engine that runs it
 // knows; the others take no notice.
 func buildCancel(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
-	engines := slices.DeleteFunc(c.healthyEngines(), func(e *engine) bool { return !e.building() })
+	engines := slices.DeleteFunc(c.healthyEngines(), func(e *engine) bool { return !e.builds.recent() })
 	if len(engines) == 0 {
 		return toAny(c, w, r, call)
 	}

@@ -41,7 +41,7 @@ func (c *cluster) image(ctx context.Context, ref string) (*foundImage, error) {
 
 // freshImage brings the rows of an image up to date where it may just have been built.
 func (c *cluster) freshImage(ctx context.Context, ref string) {
-	if ref == "" || !slices.ContainsFunc(c.nodes.all(), (*engine).building) {
+	if ref == "" || !c.nodes.builds.recent() {
 		return
 	}
 	f, err := c.lookUpImage(ctx, ref)

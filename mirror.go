@@ -73,7 +73,7 @@ func (ns *nodes) listLess(ctx context.Context, e *engine, not unlisted) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	l.building = e.building()
+	l.building = e.builds.recent()
 	look, err := ns.store.putLists(ctx, e.id, l, before.id)
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
 		}
 		var reread []string
 		err := ns.store.write(ctx, func(t *tx) (err error) {
-			_, reread, err = t.putImages(e.id, images, e.building())
+			_, reread, err = t.putImages(e.id, images, e.builds.recent())
 			return err
 		})
 		for _, id := range reread {

@@ -53,6 +53,7 @@ type nodes struct {
 	starting chan struct{} // places for nodes that connect
 	looking  chan struct{} // places for inspects of what is known by a list only
 	progress progress
+	builds   buildStreams // of all engines
 }
 
 // noteChange wakes whoever follows the container rows.
@@ -165,6 +166,7 @@ func (ns *nodes) begin(ctx context.Context, id int64, l nodeLine) error {
 	if err != nil {
 		return err
 	}
+	e.builds.all = &ns.builds
 	e.location.resolver, e.metrics = ns.resolver, ns.store.metrics
 	ectx, cancel := context.WithCancel(ctx)
 	w := &watched{e, l, cancel, make(chan struct{})}

@@ -266,6 +266,7 @@ func (b *upstreamBody) Close() error {
 // BuildKit sets tags that no request names, on 20.10 without an event, so an engine
 // that has some open, or had a moment ago, is asked before a tag is believed.
 type buildStreams struct {
+	all    *buildStreams // those of every engine, which these are among; nil: these are all
 	mu     sync.Mutex
 	open   int
 	grpc   map[string]int // clients' open gRPC connections
@@ -278,6 +279,10 @@ const recentBuild = 5 * time.Second
 // begin counts a stream in until the function it returns is called. grpc is the
 // client of a gRPC connection, "" for other streams.
 func (b *buildStreams) begin(grpc string) (end func()) {
+	endAll := func() {}
+	if b.all != nil {
+		endAll = b.all.begin("")
+	}
 	count := func(n int) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -294,7 +299,10 @@ func (b *buildStreams) begin(grpc string) (end func()) {
 		}
 	}
 	count(1)
-	return func() { count(-1) }
+	return func() {
+		count(-1)
+		endAll()
+	}
 }
 
 // hasGRPC tells whether the client has a gRPC connection open.
@@ -304,9 +312,8 @@ func (b *buildStreams) hasGRPC(client string) bool {
 	return b.grpc[client] > 0
 }
 
-// building tells whether a build may have set tags that we have not heard of.
-func (e *engine) building() bool {
-	b := &e.builds
+// recent tells whether a build may have set tags that we have not heard of.
+func (b *buildStreams) recent() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.open > 0 || b.closed > 0 && monotonic()-b.closed < int64(recentBuild)
