@@ -72,7 +72,7 @@ func clientName(r *http.Request) string {
 
 // builder is the node where this client builds: the one it built on before, as long as that fits, else
 // one chosen by hash among those that do.
-func (c *cluster) builder(ctx context.Context, client string, w *workload) (*engine, error) {
+func (c *cluster) builder(ctx context.Context, client string, w *workload) (*engine, *placement, error) {
 	sum := fnv.New64a()
 	sum.Write([]byte(client))
 	w.kind, w.name, w.seed = "build", client, int64(sum.Sum64()>>33)+1
@@ -80,18 +80,29 @@ func (c *cluster) builder(ctx context.Context, client string, w *workload) (*eng
 	err := c.store.get(ctx, `SELECT b.node_id FROM builders b JOIN node_load n ON n.id = b.node_id
 		 WHERE b.client = ? AND n.state = 'healthy' AND n.availability = 'active' AND n.answers = 1`, []any{client}, &last)
 	if err != nil && !errors.Is(err, errNotFound) {
-		return nil, err
+		return nil, nil, err
 	}
 	if last != 0 && !c.alive(last) {
 		last = 0
 	}
 	if last != 0 && len(w.constraints)+len(w.affinities)+len(w.whitelists) == 0 && w.version == 0 && w.platform == "" {
-		return c.engine(ctx, last)
+		e, err := c.engine(ctx, last)
+		return e, nil, err
 	}
 	w.prefer = last
-	e, err := c.pick(ctx, w)
+	e, p, err := c.pick(ctx, w)
 	if err == nil && last == 0 {
 		err = c.store.putBuilder(ctx, client, e.id)
+	}
+	return e, p, err
+}
+
+// streamBuilder is builder for a stream of BuildKit's. What is built there cannot be
+// seen, so all that comes of the decision is that the client builds on that node.
+func (c *cluster) streamBuilder(ctx context.Context, client string) (*engine, error) {
+	e, p, err := c.builder(ctx, client, &workload{})
+	if err == nil {
+		c.carriedOut(p, "created", "", 0)
 	}
 	return e, err
 }
@@ -118,10 +129,22 @@ func build(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error
 	if err != nil {
 		return err
 	}
-	e, err := c.builder(r.Context(), clientName(r), load)
+	e, placed, err := c.builder(r.Context(), clientName(r), load)
 	if err != nil {
 		return err
 	}
+	in := &incoming{call: call, placed: placed}
+	for _, tag := range call.query["t"] {
+		in.names = append(in.names, imageName(tag))
+	}
+	defer e.builds.begin("")()
+	return c.settingTags(e, in, func(watch *progressLines) error {
+		return c.buildOn(e, w, r, call, query, watch)
+	})
+}
+
+// buildOn has the engine build, when its turn has come.
+func (c *cluster) buildOn(e *engine, w http.ResponseWriter, r *http.Request, call *call, query url.Values, watch *progressLines) error {
 	session := call.query.Get("session")
 	if session != "" {
 		if err := c.store.putBuilder(r.Context(), sessionName(session), e.id); err != nil {
@@ -134,16 +157,9 @@ func build(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error
 		}
 		defer release()
 	}
-	in := &incoming{call: call}
-	for _, tag := range call.query["t"] {
-		in.names = append(in.names, imageName(tag))
-	}
-	defer e.builds.begin("")()
-	return c.settingTags(e, in, func(watch *progressLines) error {
-		r.Body = steadyBody(w, r)
-		watch.ResponseWriter = w
-		return (&relay{engine: e, path: "/build", query: query, patience: forever}).run(watch, r, call)
-	})
+	r.Body = steadyBody(w, r)
+	watch.ResponseWriter = w
+	return (&relay{engine: e, path: "/build", query: query, patience: forever}).run(watch, r, call)
 }
 
 // readBuildArgs moves the expressions among the build arguments, constraint:key==value
@@ -207,7 +223,7 @@ const sessionWait = time.Second
 // never sends POST /build, where the client builds.
 func (c *cluster) sessionBuilder(ctx context.Context, r *http.Request) (*engine, error) {
 	client, id := clientName(r), r.Header.Get("X-Docker-Expose-Session-Uuid")
-	sticky, err := c.builder(ctx, client, &workload{})
+	sticky, err := c.streamBuilder(ctx, client)
 	if err != nil || id == "" || sticky.builds.hasGRPC(client) {
 		return sticky, err
 	}
@@ -235,7 +251,7 @@ func (c *cluster) sessionBuilder(ctx context.Context, r *http.Request) (*engine,
 // buildGRPC is POST /grpc: all that today's buildx says to the engine.
 func buildGRPC(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
 	client := clientName(r)
-	e, err := c.builder(r.Context(), client, &workload{})
+	e, err := c.streamBuilder(r.Context(), client)
 	if err != nil {
 		return err
 	}

@@ -99,11 +99,11 @@ func TestClientsBuildOnNodesChosenByHash(t *testing.T) {
 	used := map[string]int{}
 	for i := range 60 {
 		client := fmt.Sprint("address 10.0.0.", i)
-		e, err := f.builder(t.Context(), client, &workload{})
+		e, _, err := f.builder(t.Context(), client, &workload{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := f.builder(t.Context(), client, &workload{})
+		again, _, err := f.builder(t.Context(), client, &workload{})
 		if err != nil || again != e {
 			t.Fatalf("%s builds on %s, then on %v (%v)", client, e.nodeName(), again, err)
 		}
@@ -212,7 +212,7 @@ func TestSessionGoesWhereItsBuildGoes(t *testing.T) {
 			go func() {
 				defer close(done)
 				eventually(t, 5*time.Second, func() error {
-					e, err := f.builder(t.Context(), "address 127.0.0.1", &workload{})
+					e, _, err := f.builder(t.Context(), "address 127.0.0.1", &workload{})
 					if err != nil || e.nodeName() != sticky {
 						return fmt.Errorf("the client builds on %v (%v)", e, err)
 					}
@@ -309,7 +309,7 @@ func TestFailedBuildSetsNoTag(t *testing.T) {
 	t.Parallel()
 	fakes := threeFakes(t)
 	f := newImageFleet(t, fakes...)
-	e, err := f.builder(t.Context(), "address 127.0.0.1", &workload{})
+	e, _, err := f.builder(t.Context(), "address 127.0.0.1", &workload{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,6 +40,8 @@ const maxLine = 64 << 10
 type progressLines struct {
 	http.ResponseWriter
 	failed bool
+	why    string   // it failed, in the engine's words
+	bare   bool     // the answer is an error, not a stream
 	done   bool     // the last line of a pull or load has come
 	loaded []string // normalised
 	line   []byte
@@ -47,7 +49,8 @@ type progressLines struct {
 }
 
 func (p *progressLines) WriteHeader(status int) {
-	p.failed = p.failed || status >= http.StatusMultipleChoices
+	p.bare = status >= http.StatusMultipleChoices
+	p.failed = p.failed || p.bare
 	p.ResponseWriter.WriteHeader(status)
 }
 
@@ -82,6 +85,10 @@ func (p *progressLines) feed(b []byte) {
 
 // read looks at a whole line; only few of them are worth decoding.
 func (p *progressLines) read(line []byte) {
+	if p.bare {
+		p.why = engineMessage(bytes.NewReader(line))
+		return
+	}
 	if !bytes.Contains(line, []byte(`"error`)) && !bytes.Contains(line, []byte("Loaded image")) && !bytes.Contains(line, []byte(`"status":"Status: `)) {
 		return
 	}
@@ -89,7 +96,9 @@ func (p *progressLines) read(line []byte) {
 	if json.Unmarshal(line, &l) != nil {
 		return
 	}
-	p.failed = p.failed || l.failure() != ""
+	if why := l.failure(); why != "" {
+		p.failed, p.why = true, why
+	}
 	name, loaded := l.loadedName()
 	if loaded {
 		p.loaded = append(p.loaded, imageName(name))

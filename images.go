@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -285,6 +286,8 @@ type incoming struct {
 	ref   string   // as the client wrote it; "" where the body tells
 	names []string // that it sets
 	repo  string   // all of whose tags it may set
+
+	placed *placement // nil: nothing had to be decided
 }
 
 // bringIn sends a pull, import or load to the node picked for it, or with
@@ -293,7 +296,8 @@ func (c *cluster) bringIn(w http.ResponseWriter, r *http.Request, in *incoming) 
 	if c.everyNode {
 		return c.bringEverywhere(w, r, in)
 	}
-	e, err := c.imageTarget(r.Context(), in)
+	e, placed, err := c.imageTarget(r.Context(), in)
+	in.placed = placed
 	if err != nil {
 		return err
 	}
@@ -311,7 +315,7 @@ func (c *cluster) bringIn(w http.ResponseWriter, r *http.Request, in *incoming) 
 
 // imageTarget picks the node for an image that comes in: the one whose create found
 // it missing, else one that has an older one, else the node with the most room.
-func (c *cluster) imageTarget(ctx context.Context, in *incoming) (*engine, error) {
+func (c *cluster) imageTarget(ctx context.Context, in *incoming) (*engine, *placement, error) {
 	var node int64
 	err := errNotFound
 	if in.verb == "Pulling" && len(in.names) == 1 {
@@ -319,29 +323,30 @@ func (c *cluster) imageTarget(ctx context.Context, in *incoming) (*engine, error
 			[]any{in.names[0]}, &node)
 	}
 	if err != nil && !errors.Is(err, errNotFound) {
-		return nil, err
+		return nil, nil, err
 	}
 	platform := requestedPlatform(in.call.query.Get("platform"))
 	if err == nil && platform == "" && c.alive(node) {
-		return c.nodes.get(node), nil
+		return c.nodes.get(node), nil, nil
 	}
 	return c.pick(ctx, &workload{kind: "image", name: in.ref, image: in.ref, platform: platform, prefer: node})
 }
 
-// pick places what reserves no room, an image or a build, on a node that answers.
-func (c *cluster) pick(ctx context.Context, w *workload) (*engine, error) {
+// pick places what reserves no room, an image or a build, on a node that answers. What
+// came of it is for the caller to write: see carriedOut.
+func (c *cluster) pick(ctx context.Context, w *workload) (*engine, *placement, error) {
 	c.nodes.firstTries(ctx)
 	for {
 		p, err := c.scheduler.place(ctx, w)
 		if err != nil {
-			return nil, asRefusal(err)
+			return nil, nil, asRefusal(err)
 		}
 		if e := c.nodes.get(p.node); e != nil && c.answers(ctx, e, w) {
-			return e, nil
+			return e, p, nil
 		}
 		w.exclude = append(w.exclude, p.node)
 		if err := c.store.release(ctx, p, "moved", "no answer to a ping", 0); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 }
@@ -351,17 +356,36 @@ func (c *cluster) pick(ctx context.Context, w *workload) (*engine, error) {
 // in a panic when the client leaves in the middle; what was done counts all the same.
 func (c *cluster) settingTags(e *engine, in *incoming, run func(*progressLines) error) error {
 	watch := &progressLines{}
-	done := false
+	done, began := false, time.Now()
+	var err error
 	defer func() {
-		if watch.failed || !done && !watch.done {
+		outcome, why := "created", ""
+		switch {
+		case watch.failed:
+			outcome, why = "failed", watch.why
+		case !done && !watch.done:
+			outcome, why = "unknown", oneLine(cmp.Or(err, errHungUp))
+		}
+		c.carriedOut(in.placed, outcome, why, time.Since(began))
+		if outcome != "created" {
 			e.marks.add(mark{"images", ""})
 			return
 		}
 		c.tagsMoved(e, in.repo, slices.Concat(in.names, watch.loaded))
 	}()
-	err := run(watch)
+	err = run(watch)
 	done = err == nil
 	return err
+}
+
+// carriedOut writes into the ledger what came of a placement that reserved no room.
+func (c *cluster) carriedOut(p *placement, outcome, why string, took time.Duration) {
+	if p == nil {
+		return
+	}
+	if err := c.store.outcome(c.base, p, outcome, why, took); err != nil {
+		c.log.Warn("outcome of a placement not written", "node", p.nodeName, "err", err)
+	}
 }
 
 // tagsMoved lists a node's images again and writes that these names, and those of

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -330,5 +331,54 @@ func TestPruneMergesAndNamesTheNodesLeftOut(t *testing.T) {
 	want := `{"ImagesDeleted":[{"Deleted":"sha256:aa"},{"Untagged":"x:node-1"},{"Untagged":"x:node-2"}],"SpaceReclaimed":200,"Warnings":["left out: node node-3 is not healthy`
 	if status != 200 || !strings.HasPrefix(body, want) {
 		t.Errorf("prune = %d %s, want %s…", status, body, want)
+	}
+}
+
+// The ledger tells what came of pulls, loads and builds, as it does of containers.
+func TestLedgerTellsWhatCameOfImagesAndBuilds(t *testing.T) {
+	t.Parallel()
+	f := newImageFleet(t, newFakeEngine(t, hostNamed("a")))
+	last := func(want string) {
+		t.Helper()
+		eventually(t, 10*time.Second, func() error {
+			if got := f.store.one(t, "SELECT kind || ' ' || outcome || ': ' || reason FROM why LIMIT 1"); !strings.HasPrefix(got, want) {
+				return fmt.Errorf("why = %q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	f.must(200, "POST", "/images/create?fromImage=app&tag=1", nil)
+	last("image created: spread chose a, the only one of 1 that fits")
+	f.call("POST", "/images/create?fromImage=nosuch&tag=1", nil)
+	last("image failed: a was chosen and its engine refused: pull access denied for nosuch")
+	undo := f.engines[0].override("POST", "^/images/load$", func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		fmt.Fprintln(w, `{"stream":"half of it"}`)
+		fmt.Fprintln(w, `{"errorDetail":{"message":"unexpected EOF"},"error":"unexpected EOF"}`)
+	})
+	f.call("POST", "/images/load", strings.NewReader("no tar"))
+	last("image failed: a was chosen and its engine refused: unexpected EOF")
+	undo()
+	f.engines[0].cutAfter("^/images/create", 20)
+	if resp, err := http.Post(f.url+"/images/create?fromImage=cut&tag=1", "", nil); err == nil { // it may break off before the header, or behind it
+		resp.Body.Close()
+	}
+	last("image unknown: a was asked and has not answered: ")
+	f.engines[0].heal()
+	f.must(200, "POST", "/build?t=b:1", strings.NewReader("a context"), "Content-Type", "application/x-tar")
+	last("build created: random chose a")
+	other := newImageFleet(t, newFakeEngine(t, hostNamed("a")))
+	other.upgrade("/grpc").Close()
+	if got := other.store.one(t, "SELECT kind || ' ' || outcome FROM why LIMIT 1"); got != "build created" {
+		t.Errorf("after a BuildKit stream: %s, want build created", got)
+	}
+	// Of one that was under way when the manager stopped nobody knows.
+	f.store.sql(t, "INSERT INTO placements (kind, name, strategy, nodes, node, outcome) VALUES ('image', 'x', 'spread', 1, 'a', 'reserved')")
+	if err := f.store.begin(t.Context(), managerRow{strategy: "spread"}); err != nil {
+		t.Fatal(err)
+	}
+	last("image unknown: a was asked and has not answered: the manager stopped")
+	if got := f.store.one(t, "SELECT count(*) FROM placements WHERE outcome = 'reserved'"); got != "0" {
+		t.Errorf("%s rows are still reserved", got)
 	}
 }

@@ -241,6 +241,9 @@ func (s *store) begin(ctx context.Context, m managerRow) error {
 		if _, err := t.exec("UPDATE reservations SET state = 'unknown'"); err != nil {
 			return err
 		}
+		if _, err := t.exec("UPDATE placements SET outcome = 'unknown', message = 'the manager stopped' WHERE outcome = 'reserved' AND kind IN ('image', 'build')"); err != nil {
+			return err
+		}
 		if _, err := t.exec("UPDATE renames SET answered = 1 WHERE container_id NOT IN (SELECT copy_id FROM moves WHERE step = 'swap')"); err != nil {
 			return err
 		}

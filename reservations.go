@@ -108,6 +108,14 @@ func (s *store) release(ctx context.Context, p *placement, outcome, message stri
 	})
 }
 
+// outcome writes what came of a placement that reserved no room.
+func (s *store) outcome(ctx context.Context, p *placement, outcome, message string, engineTime time.Duration) error {
+	return s.write(ctx, func(t *tx) error {
+		_, err := t.exec("UPDATE placements SET outcome = ?, message = ?, engine_us = ? WHERE id = ?", outcome, bounded(message), engineTime.Microseconds(), p.id)
+		return err
+	})
+}
+
 // unknown keeps a reservation whose engine was asked and has not answered; a
 // look at the node settles it.
 func (s *store) unknown(ctx context.Context, p *placement, message string, engineTime time.Duration) error {

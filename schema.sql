@@ -476,8 +476,8 @@ CREATE TABLE placements (
   outcome      TEXT    NOT NULL
                CHECK (outcome IN ('reserved', 'created', 'refused', 'failed', 'moved', 'unknown')),
                -- refused: no node fits; failed: the engine said no; moved: the engine was silent before
-               -- it was asked; unknown: the engine was asked and has not answered. What reserves
-               -- nothing, an image or a build, stays reserved
+               -- it was asked; unknown: the engine was asked and has not answered.
+               -- An image or a build reserves nothing and is reserved while it is under way
   message      TEXT    NOT NULL DEFAULT '',    -- the error that the client got
   container_id TEXT    NOT NULL DEFAULT '',
   ended_at     INTEGER,                        -- unix seconds, when the thing had gone; of a container: had
@@ -487,6 +487,7 @@ CREATE TABLE placements (
 ) STRICT;
 CREATE INDEX placements_by_name ON placements (name);
 CREATE INDEX placements_by_container ON placements (container_id) WHERE container_id <> '';
+CREATE INDEX placements_by_outcome ON placements (outcome) WHERE outcome = 'reserved' AND kind IN ('image', 'build');
 
 CREATE TABLE placement_filters (
   /* How many nodes each clause refused; a node counts for the first that refuses it. */
