@@ -85,6 +85,7 @@ type engine struct {
 	disowned   atomic.Pointer[error]         // why nobody says any more that it is one of us; nil: somebody does
 
 	metrics *metrics // nil: nobody counts
+	warned  []string // of its labels, as they were logged; the watcher's
 
 	builds buildStreams
 	marks  marks

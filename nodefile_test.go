@@ -28,6 +28,7 @@ func TestParseNodeFile(t *testing.T) {
 		{"a name that is none", "a name=a/b", `nodes.txt:1: name=a/b: expected letters, digits, _ . or -, at most 63`},
 		{"a label without a value", "a label=gpu", `nodes.txt:1: label=gpu: expected label=key:value`},
 		{"a label of swarmlite's own", "a label=ostype:x", `nodes.txt:1: label=ostype:x: label "ostype" is set by swarmlite, choose another key`},
+		{"a resource that is none", "a\nb label=resource.gpu:0,0", `nodes.txt:2: label=resource.gpu:0,0: label "resource.gpu=0,0": expected resource.NAME=NUMBER, or device IDs with commas between, such as resource.gpu=2 or resource.gpu=GPU-1,GPU-2`},
 		{"certificates that are not there", "a tls=/nowhere", `nodes.txt:1: tls=/nowhere: CA file /nowhere/ca.pem does not exist, check the path`},
 		{"nothing to verify", "a skip-verify", `nodes.txt:1: skip-verify: without TLS there is nothing to verify; it goes with tls=DIR or -engine-tlsverify`},
 		{"TLS for a socket", "ssh://a tls=off", `nodes.txt:1: "ssh://a": tls and skip-verify are for tcp://host:port`},

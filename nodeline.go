@@ -128,6 +128,9 @@ func (l *nodeLine) option(word string) error {
 		case ownLabel(k):
 			return fmt.Errorf("label %q is set by swarmlite, choose another key", k)
 		}
+		if err := checkResourceLabel(k, v); err != nil {
+			return err
+		}
 		if l.labels == nil {
 			l.labels = map[string]string{}
 		}

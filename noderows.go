@@ -451,10 +451,9 @@ func engineLabels(list []string) (labels map[string]string, warnings []string) {
 		case ownLabel(k):
 			warnings = append(warnings, fmt.Sprintf("engine label %q is ignored: %s is set by swarmlite", l, k))
 			continue
-		case strings.HasPrefix(k, resourceLabel):
-			if _, _, err := parseSupply(k, v); err != nil {
-				warnings = append(warnings, "engine "+err.Error()) // constraints see it all the same
-			}
+		}
+		if err := checkResourceLabel(k, v); err != nil {
+			warnings = append(warnings, "engine "+err.Error()) // constraints see it all the same
 		}
 		labels[bounded(k)] = bounded(v)
 	}

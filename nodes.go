@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -471,8 +472,11 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 	e.setName(seq.name)
 	e.shown.Store(seq.shown)
 	for _, warning := range seq.warnings {
-		ns.log.Warn(warning, "node", seq.name, "addr", e.addr)
+		if !slices.Contains(e.warned, warning) {
+			ns.log.Warn(warning, "node", seq.name, "addr", e.addr)
+		}
 	}
+	e.warned = seq.warnings
 	stream, err := ns.subscribe(ctx, e, facts.clock.Add(-eventOverlap))
 	if err != nil {
 		return &stepError{"events", err}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"strings"
 )
 
 // nodeSpec is what an operator sets on a node with docker node update. It lives in
@@ -62,10 +61,8 @@ func (s *nodeSpec) check() error {
 		return errorf(http.StatusBadRequest, "node role %q: nodes of this cluster have no roles", s.Role)
 	}
 	for k, v := range s.Labels {
-		if strings.HasPrefix(k, resourceLabel) {
-			if _, _, err := parseSupply(k, v); err != nil {
-				return errorf(http.StatusBadRequest, "%v", err)
-			}
+		if err := checkResourceLabel(k, v); err != nil {
+			return errorf(http.StatusBadRequest, "%v", err)
 		}
 		if k == "" || ownLabel(k) {
 			return errorf(http.StatusBadRequest, "label %q is set by swarmlite, choose another key", k)

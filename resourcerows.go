@@ -3,6 +3,9 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
+	"strings"
 )
 
 // putResources writes what a node has of countable things: by its labels, which come
@@ -22,10 +25,17 @@ func (t *tx) putResources(node int64) error {
 	if err := json.Unmarshal([]byte(labels), &byLabel); err != nil {
 		return err
 	}
-	for key, value := range byLabel {
-		if name, s, err := parseSupply(key, value); err == nil { // else it is only a label; whoever set it was told
-			found[name] = s
+	var wrong []string // an engine's own: others are refused where they are set
+	for _, key := range slices.Sorted(maps.Keys(byLabel)) {
+		name, s, err := parseSupply(key, byLabel[key])
+		if err != nil {
+			wrong = append(wrong, err.Error())
+			continue
 		}
+		found[name] = s
+	}
+	if _, err := t.exec("UPDATE nodes SET bad_labels = ?1 WHERE id = ?2 AND bad_labels <> ?1", plainLine(strings.Join(wrong, "; ")), node); err != nil {
+		return err
 	}
 	if _, err := t.exec("DELETE FROM node_resources WHERE node_id = ?", node); err != nil {
 		return err

@@ -186,6 +186,15 @@ func parseSupply(key, value string) (name string, s supply, err error) {
 	return name, s, nil
 }
 
+// checkResourceLabel refuses a label of a node that is to say what the node has, and does not.
+func checkResourceLabel(key, value string) error {
+	if !strings.HasPrefix(key, resourceLabel) {
+		return nil
+	}
+	_, _, err := parseSupply(key, value)
+	return err
+}
+
 // engineResources is what an engine reports of countable things in /info: what its
 // operator gave it as generic resources, and the CDI devices it found (API 1.50).
 type engineResources struct {

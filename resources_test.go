@@ -348,6 +348,38 @@ func TestNodeLabelsSayWhatANodeHas(t *testing.T) {
 	}
 }
 
+// An engine's own label that says nothing is an engine's to have; people are told.
+func TestEngineLabelsThatAreNoResourceAreTold(t *testing.T) {
+	t.Parallel()
+	e := newFakeEngine(t, hostNamed("a"), func(e *fakeEngine) { e.labels = []string{"resource.gpu=0,0", "resource.fpga=2"} })
+	f := newFront(t, e)
+	const words = `label "resource.gpu=0,0": expected resource.NAME=NUMBER, or device IDs`
+	trouble := func() string {
+		return f.rows(t, "SELECT node, detail FROM trouble WHERE what = 'label not understood'")
+	}
+	if got := trouble(); !strings.HasPrefix(got, "a|"+words) {
+		t.Errorf("trouble: %s, want %s", got, words)
+	}
+	if got := f.rows(t, "SELECT name, amount FROM node_resources"); got != "fpga|2" {
+		t.Errorf("resources: %s, want the other label's", got)
+	}
+	e.stop()
+	f.becomes(t, 10*time.Second, "unhealthy")
+	e.restart()
+	f.becomes(t, 20*time.Second, "healthy")
+	if n := f.logs.count("engine label"); n != 1 {
+		t.Errorf("logged %d times, want once:\n%s", n, f.logged())
+	}
+	var version int
+	fmt.Sscan(f.rows(t, "SELECT spec_version FROM nodes"), &version)
+	if status, answer := f.call(t, "POST", fmt.Sprintf("/nodes/a/update?version=%d", version), `{"Availability":"active","Labels":{"resource.gpu":"4"}}`); status != http.StatusOK {
+		t.Fatalf("node update = %d %s", status, answer)
+	}
+	if got := trouble(); got != "" {
+		t.Errorf("trouble after the operator's own label: %s", got)
+	}
+}
+
 // FuzzResources reads labels of nodes and of containers, and platforms. What parses must
 // be within bounds, and parse to the same again.
 func FuzzResources(f *testing.F) {

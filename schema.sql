@@ -52,6 +52,7 @@ CREATE TABLE nodes (
   min_api_version   TEXT    NOT NULL DEFAULT '',   -- the lowest
   clock_skew_ms     INTEGER NOT NULL DEFAULT 0,    -- engine's clock minus the manager's
   engine_labels     TEXT    NOT NULL DEFAULT '{}', -- as the engine gave them, a JSON object
+  bad_labels        TEXT    NOT NULL DEFAULT '',   -- what is wrong with its labels resource.NAME, '' = nothing
   source            TEXT    NOT NULL DEFAULT '',   -- who names it: arguments, file, added (swarmlite node add), joined
                                                    -- (swarmlite join), or the dns:// address that leads to it;
                                                    -- lost: nobody, another host answers at its address
@@ -732,6 +733,8 @@ CREATE VIEW trouble AS
     FROM nodes n WHERE n.lapsed = 1 AND n.state <> 'removed'
   UNION ALL
   SELECT 'bad answer', n.name, n.error FROM nodes n WHERE n.state = 'healthy' AND n.error <> ''
+  UNION ALL
+  SELECT 'label not understood', n.name, n.bad_labels FROM nodes n WHERE n.bad_labels <> '' AND n.state <> 'removed'
   UNION ALL
   SELECT 'clock', n.name, printf('engine is %+.1f s off the manager', n.clock_skew_ms / 1000.0)
     FROM nodes n WHERE abs(n.clock_skew_ms) >= 2000
