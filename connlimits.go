@@ -23,24 +23,33 @@ const (
 // 503 once and closed, so that a client knows why. A Unix socket counts as a whole
 // only: all of its clients are this machine's.
 type connLimits struct {
-	total, each int
+	each int
 
 	mu       sync.Mutex
+	total    int
 	open     int
 	refusals int
 	by       map[string]int
 	secure   map[*countedConn]*tls.Conn
 }
 
-// newConnLimits leaves descriptors to the database and to engines: a client's call
-// may take one of each.
 func newConnLimits(nodes int) *connLimits {
-	l := &connLimits{total: maxConns, each: maxClient, by: map[string]int{}, secure: map[*countedConn]*tls.Conn{}}
+	l := &connLimits{each: maxClient, by: map[string]int{}, secure: map[*countedConn]*tls.Conn{}}
+	l.leaveTo(nodes)
+	return l
+}
+
+// leaveTo leaves descriptors to the database and to the engines of so many nodes: a
+// client's call may take one of each. Who is in when they become more stays.
+func (l *connLimits) leaveTo(nodes int) {
+	total := maxConns
 	var files syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) == nil && files.Cur < 1<<30 {
-		l.total = max(fewestClients, min(l.total, (int(files.Cur)-keptFiles-keptPerNode*nodes)/2))
+		total = max(fewestClients, min(total, (int(files.Cur)-keptFiles-keptPerNode*nodes)/2))
 	}
-	return l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total = total
 }
 
 // admit counts a connection of client in. why is not empty for one that is to be

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -110,6 +111,26 @@ func TestLimitsLeaveDescriptorsToTheRest(t *testing.T) {
 	}
 	if l := newConnLimits(0); l.total < fewestClients || l.total > maxConns {
 		t.Errorf("total = %d", l.total)
+	}
+}
+
+// Nodes come while the manager runs: from the DNS, the file, by node add.
+func TestLimitsFollowTheNumberOfNodes(t *testing.T) {
+	t.Parallel()
+	l := newConnLimits(0)
+	few := l.total
+	l.leaveTo(100_000_000)
+	if l.total != fewestClients {
+		t.Errorf("total = %d when nodes need all descriptors, want %d", l.total, fewestClients)
+	}
+	dns, e := newDNSServer(t), newFakeEngine(t, hostNamed("a"))
+	f := newSourcedFront(t, filepath.Join(t.TempDir(), "swarmlite.db"), dns)
+	f.sources.limits = l
+	commandOK(t, "tcp://"+e.addr(), "node", "add", "-H", f.addr, e.addr())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if want := max(fewestClients, few-2*keptPerNode); l.total < want || l.total > few {
+		t.Errorf("total = %d with one node, want %d or so", l.total, want)
 	}
 }
 

@@ -140,12 +140,12 @@ func manage(ctx context.Context, c *config, getenv func(string) string, stderr i
 		}()
 		defer func() { end(); <-served }()
 	}
-	return serve(ctx, c, log, store, listening, listeners, fixed, fromFile, clientCerts, engineCerts)
+	return serve(ctx, c, log, store, listening, listeners, limits, fixed, fromFile, clientCerts, engineCerts)
 }
 
 // serve wires the program and runs it.
 func serve(ctx context.Context, c *config, log *slog.Logger, store *store, listening []string, listeners []net.Listener,
-	fixed, fromFile []nodeLine, clientCerts, engineCerts *certSource) error {
+	limits *connLimits, fixed, fromFile []nodeLine, clientCerts, engineCerts *certSource) error {
 	base, cancel := context.WithCancel(ctx)
 	defer cancel()
 	sched, err := newScheduler(log, store, c.strategy, c.filters)
@@ -171,6 +171,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	reloads := watchReload(base)
 	ns.reloads = reloads
 	src := newSources(log, store, ns, fixed, fromFile)
+	src.limits = limits
 	if err := src.begin(base); err != nil {
 		return err
 	}

@@ -21,7 +21,8 @@ type sources struct {
 	store    *store
 	nodes    *nodes
 	resolver *net.Resolver
-	fixed    []nodeLine // of the command line
+	limits   *connLimits // of clients, which follow the number of nodes; nil: nobody counts
+	fixed    []nodeLine  // of the command line
 	fromFile chan []nodeLine
 	applies  chan chan error
 	beats    heartbeats
@@ -142,6 +143,9 @@ func (s *sources) apply(ctx context.Context) error {
 	}
 	if ctx.Err() != nil {
 		return err
+	}
+	if s.limits != nil {
+		s.limits.leaveTo(len(s.nodes.all()))
 	}
 	if err == nil {
 		s.failed = ""
