@@ -184,7 +184,7 @@ func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 		q.applyFile(sc.file, scores)
 	}
 	refused := &noNodeError{}
-	all, fitting, err := q.judge(t, refused)
+	all, fitting, err := q.judge(t, w, refused)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func writeForEver(t testing.TB, st *store) {
 					_, err = t.exec("INSERT INTO containers (node_id, container_id, name, image, state, created_at, nano_cpus, memory_bytes, summary) VALUES (7, ?, ?, 'busybox', 'running', 1, 5, 6, ?)",
 						fmt.Sprint(worker, "-", i), fmt.Sprint("w", worker, "-", i), `{"Id":"`+strings.Repeat("x", 2000)+`"}`)
 					if err == nil {
-						_, err = t.exec("INSERT INTO placement_nodes (placement_id, node, address) VALUES (?, 'one', 'a')", id)
+						_, err = t.exec(`INSERT INTO placement_looks VALUES (?, '[["one","a","",1]]')`, id)
 					}
 					if err == nil && i >= 50 {
 						_, err = t.exec("DELETE FROM containers WHERE container_id = ?", fmt.Sprint(worker, "-", i-50))

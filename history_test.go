@@ -45,7 +45,7 @@ const oldPlacements = `
 	INSERT INTO placements (id, at, name, strategy, nodes, outcome, container_id)
 	SELECT i, strftime('%s','now') - 3600 * (401 - i), 'web-' || i, 'spread', 3, 'created', 'c' || i FROM k;
 	INSERT INTO placement_filters SELECT id, 'health', 'is not healthy', 1 FROM placements;
-	INSERT INTO placement_nodes SELECT id, 'node-1', 'tcp://10.0.0.1:2375', '', 1 FROM placements;
+	INSERT INTO placement_looks SELECT id, '[["node-1","tcp://10.0.0.1:2375","",1]]' FROM placements;
 	INSERT INTO containers (node_id, container_id, name, image, state, created_at, summary) VALUES (1, 'c7', 'web-7', '', 'running', 1, '{}');
 	INSERT INTO reservations (node_id, placement_id, swarm_id, name, image, nano_cpus, memory_bytes) VALUES (1, 8, 's', 'web-8', '', 0, 0)`
 
@@ -69,7 +69,7 @@ func TestHistoryIsTrimmedByAgeAndSize(t *testing.T) {
 			if _, err := st.trimLedger(t.Context(), placementsBeyond(c.h)); err != nil {
 				t.Fatal(err)
 			}
-			for _, table := range []string{"placements", "placement_filters", "placement_nodes"} {
+			for _, table := range []string{"placements", "placement_filters", "placement_looks"} {
 				id := map[bool]string{true: "id", false: "placement_id"}[table == "placements"]
 				if got := st.one(t, fmt.Sprintf("SELECT min(iif(%[1]s > 8, %[1]s, NULL)), count(*) FROM %[2]s", id, table)); got != c.want {
 					t.Errorf("%s: %s, want %s", table, got, c.want)
@@ -183,7 +183,7 @@ func BenchmarkHistory(b *testing.B) {
 			WITH RECURSIVE k (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < %[1]d)
 			INSERT INTO placements (at, name, image, request, strategy, nodes, fitting, node_id, node, score, outcome, container_id, ended_at)
 			SELECT strftime('%%s', 'now') - (%[1]d - i) * 16, 'web-' || i, 'busybox', '{"memory_bytes":67108864}', 'spread', 30, 30, i %% 30 + 1, 'node-' || (i %% 30 + 1), 200, 'created', printf('%%064x', i), 1 FROM k WHERE %[1]d > 0;
-			INSERT INTO placement_nodes SELECT id, node, 'tcp://' || node, '', 200 FROM placements;
+			INSERT INTO placement_looks SELECT id, json_array(json_array(node, 'tcp://' || node, '', 200)) FROM placements;
 			WITH RECURSIVE k (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < %[1]d)
 			INSERT INTO events (at_nano, node_id, node, time_nano, type, action, actor, body)
 			SELECT (strftime('%%s', 'now') - (%[1]d - i)) * 1000000000, i %% 30 + 1, 'node-1', i, 'container', 'start', printf('%%064x', i), '{"Type":"container","Action":"start"}' FROM k WHERE %[1]d > 0`, rows))

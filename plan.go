@@ -33,19 +33,15 @@ func (t *tx) sizes() (nodes, sizes int, err error) {
 	return nodes, sizes, err
 }
 
-// pick finds the node that is best for w, and the second best. It returns none if none fits.
+// pick finds the node that is best for w among more than exactNodes, and the second best.
+// It returns none if none fits.
 //
-// With many nodes it looks at few of them. Inside one size of node the order by load
-// does not depend on the request, so the best of each size are the first in an index
-// that fit, and only those are ranked. Soft expressions, a strategy other than spread
-// and binpack, and networks and volumes, which go by what no index has, are worth a
-// look at every node.
+// It looks at few of them. Inside one size of node the order by load does not depend on
+// the request, so the best of each size are the first in an index that fit, and only
+// those are ranked. Soft expressions, a strategy other than spread and binpack, and
+// networks and volumes, which go by what no index has, are worth a look at every node.
 func (q *query) pick(t *tx, w *workload, nodes, sizes int) (best []candidate, plan string, err error) {
 	where, args := q.where()
-	if nodes <= exactNodes {
-		best, err = q.rank(t, w, "node_load n", args, where)
-		return best, planExact, err
-	}
 	few := q.fewest()
 	switch {
 	case few != nil && few.count == 0:

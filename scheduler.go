@@ -145,8 +145,8 @@ func (e *errNameTaken) Error() string {
 }
 
 const (
-	storedNodes   = 200 // a success is stored node by node up to this many nodes
-	refusedStored = 50  // a refusal keeps this many nodes
+	storedNodes   = exactNodes // a success is stored node by node up to this many nodes
+	refusedStored = 50         // a refusal keeps this many nodes
 )
 
 // place picks a node for w and reserves room on it, in one transaction. It
@@ -383,17 +383,23 @@ func (q *query) decide(t *tx, w *workload, p *placement, began time.Time) (refus
 	if err != nil {
 		return nil, err
 	}
-	best, plan, err := q.pick(t, w, nodes, sizes)
-	if err != nil {
-		return nil, err
-	}
+	var best []candidate
 	var all []judged
 	var fitting *int // unknown where the nodes are too many to look at each
-	refusal := &noNodeError{nodes: nodes}
-	if nodes <= storedNodes || len(best) == 0 {
-		var n int
-		if all, n, err = q.judge(t, refusal); err != nil {
+	plan := planExact
+	if nodes > exactNodes {
+		if best, plan, err = q.pick(t, w, nodes, sizes); err != nil {
 			return nil, err
+		}
+	}
+	refusal := &noNodeError{nodes: nodes}
+	if len(best) == 0 {
+		var n int
+		if all, n, err = q.judge(t, w, refusal); err != nil {
+			return nil, err
+		}
+		for _, j := range all[:min(n, 2)] {
+			best = append(best, j.candidate)
 		}
 		fitting = &n
 	}
@@ -461,40 +467,52 @@ func (t *tx) reserve(w *workload, p *placement) error {
 
 // judged is a node and the number of the first clause that refuses it, 0 for none.
 type judged struct {
-	id         int64
-	name, addr string
-	by         int
-	score      *int64
+	candidate
+	addr string
+	by   int
 }
 
-// judge judges every node by every clause and words it in e.
-func (q *query) judge(t *tx, e *noNodeError) (all []judged, fitting int, err error) {
+// judge judges every node by every clause: first come those that fit, best first. It
+// words what refuses the others in e.
+func (q *query) judge(t *tx, w *workload, e *noNodeError) (all []judged, fitting int, err error) {
 	by, byArgs := q.refusedBy()
-	rows, err := t.query(fmt.Sprintf(ask+" SELECT n.id, n.name, n.address, %s, CAST(%s AS INTEGER) FROM node_load n ORDER BY n.id", by, q.st.score),
-		slices.Concat(q.args, byArgs)...)
+	order, orderArgs := q.order(w)
+	rows, err := t.query(fmt.Sprintf(ask+" SELECT n.id, n.name, n.address, %s AS refused, CAST(%s AS INTEGER) AS score FROM node_load n ORDER BY refused > 0, %s",
+		by, q.st.score, order), slices.Concat(q.args, byArgs, orderArgs)...)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer rows.Close()
-	refused := make([][]string, len(q.clauses)+1)
 	for rows.Next() {
 		var j judged
-		if err := rows.Scan(&j.id, &j.name, &j.addr, &j.by, &j.score); err != nil {
+		var score *int64 // NULL of a node that has not told its size
+		if err := rows.Scan(&j.node, &j.name, &j.addr, &j.by, &score); err != nil {
 			return nil, 0, err
 		}
-		refused[j.by] = append(refused[j.by], j.name)
+		if score != nil {
+			j.score = *score
+		}
+		if j.by == 0 {
+			fitting++
+		}
 		all = append(all, j)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, 0, err
 	}
-	for i, names := range refused[1:] {
+	others := all[fitting:]
+	slices.SortFunc(others, func(a, b judged) int { return cmp.Compare(a.node, b.node) })
+	refused := make([][]string, len(q.clauses))
+	for _, j := range others {
+		refused[j.by-1] = append(refused[j.by-1], j.name)
+	}
+	for i, names := range refused {
 		if len(names) > 0 {
 			e.counts = append(e.counts, refusal{q.clauses[i], len(names), names})
 		}
 	}
 	sort.SliceStable(e.counts, func(a, b int) bool { return e.counts[a].nodes > e.counts[b].nodes })
-	if fitting = len(refused[0]); fitting == 0 {
+	if fitting == 0 {
 		e.tied = q.tied(all)
 		if e.most, e.impossible, err = q.most(t); e.most == "" && len(e.counts) == 1 {
 			e.most = e.counts[0].clause.cure
@@ -510,22 +528,22 @@ func (q *query) keepLook(t *tx, placement int64, all []judged, e *noNodeError) e
 			return err
 		}
 	}
-	limit := storedNodes
-	if !slices.ContainsFunc(all, func(j judged) bool { return j.by == 0 }) {
-		limit = refusedStored
-	}
-	rows := [][]any{} // one statement for all: of two hundred each costs more than the decision
-	for _, j := range all[:min(limit, len(all))] {
-		words := ""
-		if j.by > 0 {
-			words, j.score = q.clauses[j.by-1].one, nil
-		}
-		rows = append(rows, []any{j.name, j.addr, words, j.score})
-	}
-	if len(rows) == 0 {
+	if len(all) == 0 {
 		return nil
 	}
-	_, err := t.exec("INSERT INTO placement_nodes SELECT ?, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)", placement, jsonText(rows))
+	limit := storedNodes
+	if all[0].by > 0 {
+		limit = refusedStored
+	}
+	looks := [][4]any{}
+	for _, j := range all[:min(limit, len(all))] {
+		if j.by > 0 {
+			looks = append(looks, [4]any{j.name, j.addr, q.clauses[j.by-1].one, nil})
+			continue
+		}
+		looks = append(looks, [4]any{j.name, j.addr, "", j.score})
+	}
+	_, err := t.exec("INSERT INTO placement_looks VALUES (?,?)", placement, jsonText(looks))
 	return err
 }
 
@@ -539,7 +557,7 @@ func (q *query) tied(all []judged) string {
 		var at []string
 		cure := ""
 		for _, j := range all {
-			if !slices.Contains(c.nodes, j.id) || len(at) == 3 {
+			if !slices.Contains(c.nodes, j.node) || len(at) == 3 {
 				continue
 			}
 			by := q.clauses[j.by-1]

@@ -499,15 +499,12 @@ CREATE TABLE placement_filters (
   PRIMARY KEY (placement_id, filter, clause)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE placement_nodes (
-  /* Node by node: all of up to 200 for a success, up to 50 for a refusal. */
-  placement_id INTEGER NOT NULL REFERENCES placements (id) ON DELETE CASCADE,
-  node         TEXT    NOT NULL,
-  address      TEXT    NOT NULL,
-  refused_by   TEXT    NOT NULL DEFAULT '',    -- the clause in words; '' = it fits
-  score        INTEGER,                        -- NULL when it does not fit
-  PRIMARY KEY (placement_id, address)
-) STRICT, WITHOUT ROWID;
+CREATE TABLE placement_looks (
+  /* What was thought of each node: all of up to 200 for a success, up to 50 for a refusal. One row,
+     for a row a node costs more than the decision; see the view placement_nodes. */
+  placement_id INTEGER PRIMARY KEY REFERENCES placements (id) ON DELETE CASCADE,
+  nodes        TEXT    NOT NULL                -- JSON: [[node, address, the clause that refuses it, score], …]
+) STRICT;
 
 CREATE TABLE events (
   /* Every event of every engine and of the cluster; the last 100,000 are kept. */
@@ -673,6 +670,13 @@ CREATE VIEW ps AS
                      FROM ports p WHERE p.container = c.id AND p.host_ip <> 'host'), '') AS ports
     FROM containers c JOIN nodes n ON n.id = c.node_id
    ORDER BY c.created_at DESC, c.id DESC;
+
+CREATE VIEW placement_nodes AS
+  /* Node by node, as far as it is kept. */
+  SELECT l.placement_id, j.value ->> 0 AS node, j.value ->> 1 AS address,
+         j.value ->> 2 AS refused_by /* the clause in words; '' = it fits */,
+         j.value ->> 3 AS score /* NULL when it does not fit */
+    FROM placement_looks l, json_each(l.nodes) j;
 
 CREATE VIEW why AS
   /* Why each thing is where it is, or why it is nowhere; newest first. */

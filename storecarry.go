@@ -114,6 +114,9 @@ func carryAll(ctx context.Context, conn *sql.Conn) error {
 			}
 		}
 	}
+	if err := carryLooks(ctx, conn); err != nil {
+		return err
+	}
 	if _, err := conn.ExecContext(ctx, "UPDATE main.containers SET inspected = 0"); err != nil {
 		return err
 	}
@@ -124,6 +127,17 @@ func carryAll(ctx context.Context, conn *sql.Conn) error {
 	}
 	if err == nil {
 		err = fmt.Errorf("table %s: rows refer to others that are not there", table)
+	}
+	return err
+}
+
+// carryLooks copies what was thought of each node, of which schema 1 had a row each.
+func carryLooks(ctx context.Context, conn *sql.Conn) error {
+	var there bool
+	err := conn.QueryRowContext(ctx, "SELECT count(*) FROM old.sqlite_schema WHERE type = 'table' AND name = 'placement_nodes'").Scan(&there)
+	if err == nil && there {
+		_, err = conn.ExecContext(ctx, `INSERT INTO main.placement_looks
+			SELECT placement_id, json_group_array(json_array(node, address, refused_by, score)) FROM old.placement_nodes GROUP BY placement_id`)
 	}
 	return err
 }

@@ -67,7 +67,7 @@ const oldRows = `
 	INSERT INTO placements (id, name, strategy, nodes, node_id, node, outcome, container_id, message) VALUES
 		(1, 'web', 'binpack', 2, 7, 'one', 'created', 'c1', ''), (2, 'db', 'binpack', 2, 7, 'one', 'unknown', '', 'lost'), (3, 'no', 'binpack', 2, NULL, '', 'refused', '', 'no node fits');
 	INSERT INTO placement_filters VALUES (3, 'constraint', 'fail constraint a==b', 2);
-	INSERT INTO placement_nodes VALUES (1, 'one', '10.0.0.1:2375', '', 3);
+	INSERT INTO placement_looks VALUES (1, '[["one","10.0.0.1:2375","",3]]');
 	INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, swarm_id, counted, inspected, nano_cpus, memory_bytes, summary)
 	VALUES (11, 7, 'c1', 'web', 'busybox', 'running', 1000, 's1', 1, 1, 500, 600, '{"Id":"c1"}');
 	INSERT INTO container_labels VALUES (11, 'app', 'shop');
@@ -97,7 +97,11 @@ func oldStore(t testing.TB, path, oldSchema string, version, events int) {
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	statements := fmt.Sprintf("PRAGMA application_id = %d; PRAGMA user_version = %d; BEGIN; %s; %s; COMMIT", applicationID, version, oldSchema, strings.Replace(oldRows, "ROWS", fmt.Sprint(events), 1))
+	rows := strings.Replace(oldRows, "ROWS", fmt.Sprint(events), 1)
+	if strings.Contains(oldSchema, "TABLE placement_nodes") {
+		rows = strings.Replace(rows, `placement_looks VALUES (1, '[["one","10.0.0.1:2375","",3]]')`, "placement_nodes VALUES (1, 'one', '10.0.0.1:2375', '', 3)", 1)
+	}
+	statements := fmt.Sprintf("PRAGMA application_id = %d; PRAGMA user_version = %d; BEGIN; %s; %s; COMMIT", applicationID, version, oldSchema, rows)
 	if _, err := db.Exec(statements); err != nil {
 		t.Fatal(err)
 	}
