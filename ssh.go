@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -16,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -40,8 +43,9 @@ type tunnel struct {
 type sshClient struct {
 	config string // for ssh -F; "" = the user's own
 
-	mu  sync.Mutex
-	dir string // private, for sockets
+	mu   sync.Mutex
+	dir  string   // private, for sockets
+	lock *os.File // of dir, held while it is in use
 }
 
 // sshAddress is an address ssh://[user@]host[:port][/socket], taken apart.
@@ -70,7 +74,7 @@ func (c *sshClient) tunnel(node int64, addr string) (*tunnel, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.dir == "" {
-		if c.dir, err = os.MkdirTemp("", "swarmlite-ssh-"); err != nil {
+		if c.dir, c.lock, err = socketDir(); err != nil {
 			return nil, fmt.Errorf("make a directory for the sockets of ssh: %w", err)
 		}
 	}
@@ -83,8 +87,65 @@ func (c *sshClient) close() {
 	defer c.mu.Unlock()
 	if c.dir != "" {
 		os.RemoveAll(c.dir)
-		c.dir = ""
+		c.lock.Close()
+		c.dir, c.lock = "", nil
 	}
+}
+
+// socketDirs begins the names of directories for sockets. They are in the temporary
+// directory, as the path of a socket must be short.
+const socketDirs = "swarmlite-ssh-"
+
+// socketDir makes a directory for sockets and locks it. It removes those of managers
+// that were killed.
+func socketDir() (dir string, lock *os.File, err error) {
+	left, err := filepath.Glob(filepath.Join(os.TempDir(), socketDirs+"*"))
+	if err != nil {
+		return "", nil, err
+	}
+	for _, old := range left {
+		if lock, err := lockDir(old, unix.LOCK_NB); err == nil {
+			os.RemoveAll(old)
+			lock.Close()
+		}
+	}
+	for {
+		if dir, err = os.MkdirTemp("", socketDirs); err != nil {
+			return "", nil, err
+		}
+		// One that was swept away before it was locked is not there any more.
+		if lock, err = lockDir(dir, 0); !errors.Is(err, fs.ErrNotExist) {
+			return dir, lock, err
+		}
+	}
+}
+
+// lockDir locks a directory of ours, and tells if it is not there, or not ours.
+func lockDir(dir string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := f.Stat()
+	if err == nil {
+		if st, ok := opened.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() {
+			err = fs.ErrPermission
+		}
+	}
+	if err == nil {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|flags)
+	}
+	if err == nil {
+		var now fs.FileInfo
+		if now, err = os.Lstat(dir); err == nil && !os.SameFile(now, opened) {
+			err = fs.ErrNotExist
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // arguments for ssh, before those that say what to do.

@@ -328,6 +328,60 @@ func TestSSHEndsWithItsNode(t *testing.T) {
 }
 
 // A real engine behind a real sshd, and the real docker command.
+// A manager that is killed cannot remove its sockets: the next one does.
+func TestSocketDirectoriesOfKilledManagersAreRemoved(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	mine, lock, err := socketDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	killed, itsLock, err := socketDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(killed, "1"), "")
+	itsLock.Close()
+	precious := t.TempDir()
+	writeFile(t, filepath.Join(precious, "file"), "")
+	link := filepath.Join(os.TempDir(), socketDirs+"link")
+	if err := os.Symlink(precious, link); err != nil {
+		t.Fatal(err)
+	}
+	others := filepath.Join(os.TempDir(), socketDirs+"others")
+	if err := os.Mkdir(others, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	there := []string{mine, filepath.Join(precious, "file"), link}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(others, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+		there = append(there, others)
+	}
+	// Managers that start at once do not sweep each other's away.
+	var mu sync.Mutex
+	atOnce(30, func(int) {
+		dir, lock, err := socketDir()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		t.Cleanup(func() { lock.Close() })
+		there = append(there, dir)
+	})
+	for _, path := range there {
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("%s was in use, or not ours: %v", path, err)
+		}
+	}
+	if _, err := os.Lstat(killed); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory of a manager that was killed is still there: %v", err)
+	}
+}
+
 func TestE2ESSH(t *testing.T) {
 	engine := labEngines(t)[0]
 	s := newSSHServer(t)
