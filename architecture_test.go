@@ -77,7 +77,7 @@ var layers = []struct{ why, files string }{
 	{"the program: flags, wiring, signals, commands", "main config debug"},
 	{"the route table, and its end", "api stopping"},
 	{"what each noun of the API does that is more than a pass-through; commands that a person runs",
-		"containers cpushares rename containerlist exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec reschedule move leaving rebuild drain plugins explain createflags simulate scratch " +
+		"containers cpushares rename containerlist containerentries exec images imagelist imageremove imagetransfer imageeverynode imageprogress build networks networklist volumes things prune df events system nodeapi nodespec reschedule move leaving rebuild drain plugins explain createflags simulate scratch " +
 			"nodeadd nodecommand join joincommand managerclient"},
 	{"what handlers work on, and how a container is found", "cluster eventreads"},
 	{"where things go: filters, strategies, groups, refusals", "scheduler plan workload filters groups strategyfile refusal waiting"},
@@ -86,7 +86,7 @@ var layers = []struct{ why, files string }{
 	{"the live connection to the daemon on a node", "engine upstream gather marks ssh names containercalls"},
 	{"which engines there are, and who they are", "tls clientcerts discovery"},
 	{"questions to a database by people", "sqlcommand"},
-	{"all state", "store storefile storecarry storewatch storewriter history"},
+	{"all state", "store storefile storecarry storewatch storescan storewriter history"},
 	{"words, numbers and JSON: what knows of nothing else", "expr room platform resources body listfilters apiversion errors connlimits metrics"},
 }
 

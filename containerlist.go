@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // containerList answers docker ps from rows, with every filter Docker has and
@@ -41,86 +39,57 @@ func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 	if err != nil {
 		return err
 	}
-	l.newest = c.nodes.fleet.Load().newest
+	newest := c.nodes.fleet.Load().newest
 	for _, face := range faces {
-		l.newest = max(l.newest, face.newest)
+		newest = max(newest, face.newest)
 	}
+	l.cutFor(newest)
 	// What no filter looks at is not fetched: of thirty thousand rows each column costs.
-	columns, where := "c.status_head, c.status_at, c.status_tail, c.summary, c.node_id", ""
+	columns, where := "c.summary, c.node_id, c.status_head, c.status_at, c.status_tail", ""
 	if l.looks() {
 		columns += ", c.state, c.id, c.container_id, c.name, c.image, c.image_id, c.created_at"
 	} else if !l.all && l.limit <= 0 {
 		where = " WHERE c.state IN ('running', 'paused', 'restarting', 'stopping')"
 	}
-	rows, err := c.store.query(r.Context(), "SELECT "+columns+" FROM containers c"+where+" ORDER BY c.created_at DESC, c.id DESC")
+	rows, err := c.store.scan(r.Context(), "SELECT "+columns+" FROM containers c"+where+" ORDER BY c.created_at DESC, c.id DESC")
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
+	defer rows.close()
 	w.Header().Set("Content-Type", "application/json")
-	out := bufio.NewWriterSize(w, 32<<10)
+	out := bufio.NewWriterSize(w, 64<<10)
 	out.WriteByte('[')
 	shown := 0
-	for rows.Next() && (l.limit <= 0 || shown < l.limit) {
-		e, node := &listed{}, int64(0)
-		into := []any{&e.head, &e.at, &e.tail, &e.summary, &node}
-		if l.looks() {
-			into = append(into, &e.state, &e.row, &e.id, &e.name, &e.image, &e.imageID, &e.created)
-		}
-		if err := rows.Scan(into...); err != nil {
-			return err
-		}
+	for (l.limit <= 0 || shown < l.limit) && rows.next() {
+		node := rows.int(1)
 		face, known := faces[node]
 		if !known {
 			continue // made on a node that has just joined: the list is as of a moment before
 		}
-		e.node, e.nodeIP, e.nodeState = face.name, face.ip, face.state
-		for _, id := range builtin[e.node] {
-			e.summary = strings.Replace(e.summary, id.own, id.shown, 1)
-		}
-		if l.looks() && !l.match(e) {
-			continue
+		e := &listed{listFace: face, summary: l.shownIDs(rows.text(0), builtin[node])}
+		if l.looks() {
+			e.head, e.tail, e.state = string(rows.text(2)), string(rows.text(4)), string(rows.text(5))
+			e.listedAge = listedAge{created: rows.int(11), row: rows.int(6)}
+			e.id, e.name, e.image, e.imageID = string(rows.text(7)), string(rows.text(8)), string(rows.text(9)), string(rows.text(10))
+			if !l.match(e) {
+				continue
+			}
 		}
 		if shown > 0 {
 			out.WriteByte(',')
 		}
 		shown++
-		if err := l.write(out, e); err != nil {
+		status := l.status(face.nodeState, rows.text(2), rows.text(4), !rows.null(3), rows.int(3))
+		if err := writeEntry(out, status, l.shaped(e)); err != nil {
 			return err
 		}
 	}
-	if err := rows.Err(); err != nil {
+	if rows.err != nil {
 		// Half a list must not look like a whole one.
 		panic(http.ErrAbortHandler)
 	}
 	out.WriteString("]\n")
 	return out.Flush()
-}
-
-// listFace is what a node lends the list entries of its containers.
-type listFace struct {
-	name, ip, state string
-	newest          apiVersion // that its entries may be of
-}
-
-func (s *store) listFaces(ctx context.Context) (map[int64]listFace, error) {
-	rows, err := s.query(ctx, "SELECT id, name, ip, state, api_version FROM nodes")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	faces := map[int64]listFace{}
-	for rows.Next() {
-		var id int64
-		var f listFace
-		var version string
-		if err := rows.Scan(&id, &f.name, &f.ip, &f.state, &version); err != nil {
-			return nil, err
-		}
-		f.newest, _ = parseAPIVersion(version) // none yet: no entries
-		faces[id] = f
-	}
-	return faces, rows.Err()
 }
 
 // looks tells whether the list looks at what a container is called and made of.
@@ -134,8 +103,11 @@ type containerLister struct {
 	all             bool
 	limit           int
 	names           string
-	version, newest apiVersion // the client's, and the highest that entries are of
+	version         apiVersion // the client's
+	cut             []cutField
 	now             time.Time
+	buf             []byte // of the entry under way
+	words           statusMemo
 	exited          map[string]bool
 	publish, expose map[string]bool
 	ids, ancestors  map[string]bool
@@ -292,18 +264,17 @@ func (c *cluster) descendants(ctx context.Context, refs []string) (map[string]bo
 
 // listed is one row on its way into the list. Its JSON is decoded only for filters that need it.
 type listed struct {
-	id, name, image, imageID, state string
+	*listFace
+	id, name, image, imageID, state, head, tail string // set if filters look
 	listedAge
-	head                                   string
-	at                                     *int64
-	tail, summary, node, nodeIP, nodeState string
-	decoded                                *listedEntry
+	summary []byte // valid until the next row
+	decoded *listedEntry
 }
 
 func (e *listed) entry() *listedEntry {
 	if e.decoded == nil {
 		e.decoded = &listedEntry{}
-		json.Unmarshal([]byte(e.summary), e.decoded) // what does not fit stays empty and matches nothing
+		json.Unmarshal(e.summary, e.decoded) // what does not fit stays empty and matches nothing
 	}
 	return e.decoded
 }
@@ -385,100 +356,4 @@ func healthOf(tail string) string {
 		return "starting"
 	}
 	return "none"
-}
-
-// write puts one entry out: the stored one, with the status as of now.
-func (l *containerLister) write(out *bufio.Writer, e *listed) error {
-	status := statusText(e.head, e.at, e.tail, l.now)
-	if e.nodeState == "unhealthy" || e.nodeState == "duplicate" {
-		status = "Host Down"
-	}
-	if e.nodeState == "pending" {
-		status += " (unconfirmed)" // of before the manager started
-	}
-	words, err := json.Marshal(status)
-	if err != nil {
-		return err
-	}
-	summary := l.shaped(e)
-	out.WriteString(`{"Status":`)
-	out.Write(words)
-	if len(summary) > 2 {
-		out.WriteByte(',')
-	}
-	_, err = out.WriteString(summary[1:])
-	return err
-}
-
-// shaped is the stored entry as this client gets it: names by -names, sizes if
-// asked for, and no fields that are newer than the client's version.
-func (l *containerLister) shaped(e *listed) string {
-	cut := false
-	for _, f := range listFields {
-		cut = cut || l.version != 0 && l.version < f.from && f.from <= l.newest && strings.Contains(e.summary, `"`+f.key[strings.IndexByte(f.key, '.')+1:]+`"`)
-	}
-	size, sized := l.sizes[e.id]
-	relayed := l.relayed[e.id]
-	if !cut && !sized && relayed == nil && l.names == "plain" {
-		return e.summary
-	}
-	o, err := parseObject([]byte(e.summary))
-	if err != nil {
-		return e.summary
-	}
-	for _, f := range listFields {
-		if l.version != 0 && l.version < f.from {
-			o = o.withoutPath(f.key)
-		}
-	}
-	if sized {
-		if size.SizeRw != nil {
-			o = o.replace("SizeRw", size.SizeRw)
-		}
-		if size.SizeRootFs != nil {
-			o = o.replace("SizeRootFs", size.SizeRootFs)
-		}
-	}
-	if relayed != nil {
-		o = o.replace("Ports", l.relay.shownEntryPorts(o.get("Ports"), e.nodeIP, relayed))
-	}
-	var names []string
-	if l.names != "plain" && json.Unmarshal(o.get("Names"), &names) == nil {
-		node := "/" + e.node + "/" + e.name
-		if l.names == "node" {
-			names = []string{node}
-		} else {
-			names = append(names, node)
-		}
-		o = o.with("Names", names)
-	}
-	return string(o.bytes())
-}
-
-// containerSizes asks every healthy engine for its containers' sizes, by ID.
-func (c *cluster) containerSizes(ctx context.Context) (map[string]containerSize, error) {
-	engines := c.healthyEngines()
-	found := make([][]struct {
-		Id string
-		containerSize
-	}, len(engines))
-	var g errgroup.Group
-	g.SetLimit(64)
-	for i, e := range engines {
-		g.Go(func() error {
-			// A node that does not answer leaves its sizes out; its containers are listed all the same.
-			if err := e.getWithin(ctx, "/containers/json", "all=1&size=1", &found[i], newRoom(maxAnswer)); err != nil {
-				c.log.Warn("sizes not read", "node", e.nodeName(), "err", oneLine(err))
-			}
-			return nil
-		})
-	}
-	g.Wait()
-	sizes := map[string]containerSize{}
-	for _, list := range found {
-		for _, s := range list {
-			sizes[s.Id] = s.containerSize
-		}
-	}
-	return sizes, ctx.Err()
 }

@@ -336,27 +336,23 @@ type builtinID struct{ own, shown string }
 
 // builtinIDs are by node the IDs of built-in networks that lists show differently:
 // with that of the first node.
-func (s *store) builtinIDs(ctx context.Context) (map[string][]builtinID, error) {
-	rows, err := s.query(ctx, `SELECT n.name, x.name, x.network_id FROM networks x JOIN nodes n ON n.id = x.node_id
-		WHERE x.name IN (SELECT value FROM json_each(?)) ORDER BY n.id`, jsonText(builtinNetworks))
+func (s *store) builtinIDs(ctx context.Context) (map[int64][]builtinID, error) {
+	rows, err := s.scan(ctx, "SELECT node_id, name, network_id FROM networks WHERE name IN ('"+strings.Join(builtinNetworks, "', '")+"') ORDER BY node_id")
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
+	defer rows.close()
 	first := map[string]string{}
-	ids := map[string][]builtinID{}
-	for rows.Next() {
-		var node, name, id string
-		if err := rows.Scan(&node, &name, &id); err != nil {
-			return nil, err
-		}
+	ids := map[int64][]builtinID{}
+	for rows.next() {
+		node, name, id := rows.int(0), string(rows.text(1)), string(rows.text(2))
 		if shown, ok := first[name]; !ok {
 			first[name] = id
 		} else if shown != id {
 			ids[node] = append(ids[node], builtinID{id, shown})
 		}
 	}
-	return ids, rows.Err()
+	return ids, rows.err
 }
 
 // oldestFirst is the order of volumes with one name: the oldest has the plain name.

@@ -74,6 +74,7 @@ type store struct {
 	rescued string        // a copy of a database whose file was lost; read after watch has ended
 
 	prepared sync.Map // SQL text → *sql.Stmt on ro
+	scans    scanConns
 
 	metrics *metrics
 
@@ -190,6 +191,7 @@ func (s *store) close() {
 	<-s.watched
 	s.prepared.Range(func(_, st any) bool { st.(*sql.Stmt).Close(); return true })
 	s.ro.Close()
+	s.scans.close()
 	s.rw.Close()
 	if s.rescued != "" {
 		s.putBack()
@@ -217,7 +219,7 @@ func isStoreFault(err error) bool { return sqliteCode(err) != 0 || errors.As(err
 
 // storeReason is err with what SQLite says in a person's words.
 func storeReason(err error) error {
-	var se *sqlite.Error
+	var se sqliteError
 	if !errors.As(err, &se) {
 		return err
 	}

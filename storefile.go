@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
@@ -234,9 +233,15 @@ func isDamage(err error) bool {
 	return false
 }
 
+// sqliteError is what SQLite says: the driver's *sqlite.Error, or a *scanError.
+type sqliteError interface {
+	error
+	Code() int
+}
+
 // sqliteCode is SQLite's extended result code, 0 of other errors.
 func sqliteCode(err error) int {
-	var se *sqlite.Error
+	var se sqliteError
 	if !errors.As(err, &se) {
 		return 0
 	}
@@ -246,7 +251,7 @@ func sqliteCode(err error) int {
 // sqliteWords is an error as SQLite words it, without the driver's frame.
 func sqliteWords(err error) string {
 	words := err.Error()
-	var se *sqlite.Error
+	var se sqliteError
 	if errors.As(err, &se) {
 		words = strings.TrimPrefix(words, "SQL logic error: ")
 		words = strings.TrimSuffix(words, fmt.Sprintf(" (%d)", se.Code()))
