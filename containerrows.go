@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,6 +54,7 @@ type containerRow struct {
 	created                         int64
 	status                          statusWords
 	labels                          map[string]string
+	shownLabels                     []byte // as they are in summary
 	ports                           []entryPort
 	mounts                          []entryMount
 	networks                        map[string]struct{ NetworkID string }
@@ -130,7 +130,7 @@ func (n *nodeFace) container(raw json.RawMessage) (*containerRow, error) {
 	}
 	o = o.without("Status")
 	if l, err := json.Marshal(labels); err == nil {
-		o = o.replace("Labels", l)
+		o, r.shownLabels = o.replace("Labels", l), l
 	}
 	if ports := n.shownPorts(o.get("Ports")); ports != nil {
 		o = o.replace("Ports", ports)
@@ -345,16 +345,8 @@ func (t *tx) putContainerOver(n *nodeFace, r *containerRow, stored *storedContai
 	}
 	r.row = old.id
 	// What a create said is what the engine lists then: labels are most of the parts.
-	sameLabels := exists && bytes.Equal(labelsOf(old.summary), labelsOf(string(r.summary)))
+	sameLabels := exists && r.shownLabels != nil && strings.Contains(old.summary, `"Labels":`+string(r.shownLabels))
 	return !known, t.putContainerParts(n, old.id, r, exists, sameLabels)
-}
-
-func labelsOf(summary string) json.RawMessage {
-	o, err := parseObject([]byte(summary))
-	if err != nil {
-		return nil
-	}
-	return o.get("Labels")
 }
 
 // sameWords tells whether a container that is in its state since at would be

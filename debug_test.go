@@ -46,6 +46,7 @@ func TestDebugListenerServesMetricsAndProfiles(t *testing.T) {
 	id := f.make(t, "box", ttyBody)
 	f.call(t, "GET", "/v1.41/containers/box/json", "")
 	f.call(t, "GET", "/containers/nosuch/json", "")
+	f.call(t, "GET", "/containers/json", "") // waits for what is owed: a refusal is looked at again while anything is
 	f.call(t, "POST", "/containers/create", `{"Image":"busybox","Env":["constraint:nosuch==x"]}`)
 	w := f.wire(t)
 	w.send("POST /containers/" + id + "/attach?stream=1&stdin=1 HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
