@@ -271,14 +271,16 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rc := &call{version: version, client: r.Context()}
+	// The request's context ends at a half-close already, after which a client may well
+	// wait for its answer. So only those look at it that would never end by themselves.
+	r = r.WithContext(context.WithValue(context.WithoutCancel(r.Context()), callKey{}, rc))
 	if r.Body != nil && r.Body != http.NoBody {
+		// In this copy of the request only: what net/http does with an unread body
+		// depends on its type there.
 		rc.body = &clientBody{ReadCloser: r.Body, conn: http.NewResponseController(w)}
 		r.Body = rc.body
 		defer rc.body.drop()
 	}
-	// The request's context ends at a half-close already, after which a client may well
-	// wait for its answer. So only those look at it that would never end by themselves.
-	r = r.WithContext(context.WithValue(context.WithoutCancel(r.Context()), callKey{}, rc))
 	r.URL.Path, r.URL.RawPath = path, ""
 	a.router.ServeHTTP(w, r)
 }

@@ -157,7 +157,6 @@ func (c *cluster) buildOn(e *engine, w http.ResponseWriter, r *http.Request, cal
 		}
 		defer release()
 	}
-	r.Body = steadyBody(w, r)
 	watch.ResponseWriter = w
 	return (&relay{engine: e, path: "/build", query: query, patience: forever}).run(watch, r, call)
 }

@@ -307,7 +307,6 @@ func (c *cluster) bringIn(w http.ResponseWriter, r *http.Request, in *incoming) 
 			return err
 		}
 		defer release()
-		r.Body = steadyBody(w, r)
 		watch.ResponseWriter = w
 		return (&relay{engine: e, path: in.path, patience: forever}).run(watch, r, in.call)
 	})

@@ -130,10 +130,7 @@ func (rl *relay) run(w http.ResponseWriter, r *http.Request, c *call) error {
 	case r.ContentLength == 0:
 		body = http.NoBody
 	case rl.patience == forever && (r.ContentLength < 0 || r.ContentLength > smallBody):
-		body, length = r.Body, r.ContentLength
-		if c.body != nil {
-			c.body.stalls(bodyWait)
-		}
+		body, length = steadyBody(w, r), r.ContentLength
 	default: // a client that dawdles must not hold a place among the calls
 		data, err := readBody(r)
 		if err != nil {
