@@ -256,7 +256,7 @@ func TestCreateFlagsReadAsDockerDoes(t *testing.T) {
 func TestCreateFlagsKnowsEveryFlagOfTheCLI(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("docker"); err != nil {
-		t.Skip("needs the docker command")
+		missing(t, "the docker command")
 	}
 	for _, command := range []string{"create", "run"} {
 		help := dockerOK(t, "unix:///nowhere", command, "--help")

@@ -20,7 +20,7 @@ import (
 func smallDisk(t testing.TB, size int) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root, to mount a small disk")
+		missing(t, "root, to mount a small disk")
 	}
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=755", size)); err != nil {

@@ -79,14 +79,11 @@ func TestF52AStreamThatIsCutIsOpenedAgain(t *testing.T) {
 	for how, cut := range map[string]func(*chaosRelay){"end": (*chaosRelay).eof, "reset": (*chaosRelay).drop} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
-			e := newFakeEngine(t, hostNamed("a"))
-			f, relays := newRelayedFront(t, e)
-			f.make(t, "before", sleepBody)
-			f.oracle(t)
+			e, f, relay := relayedNode(t, "before")
 			f.steady(t)
 			events := f.watchEvents(t, "?since=1")
 			began := time.Now()
-			cut(relays[0])
+			cut(relay)
 			e.addContainer("meanwhile", "busybox", true, nil)
 			f.awaitListed(t, 10*time.Second, "before", "meanwhile")
 			eventually(t, 10*time.Second, func() error {
@@ -120,21 +117,28 @@ func TestF52AStreamThatIsCutIsOpenedAgain(t *testing.T) {
 	}
 }
 
+// relayedNode is a node that is reached through a relay and has one container.
+func relayedNode(t *testing.T, container string) (*fakeEngine, *front, *chaosRelay) {
+	t.Helper()
+	e := newFakeEngine(t, hostNamed("a"))
+	f, relays := newRelayedFront(t, e)
+	f.make(t, container, sleepBody)
+	f.oracle(t)
+	return e, f, relays[0]
+}
+
 // F25: the engine's host has gone without a word.
 func TestF25APeerThatIsGoneWithoutAWordIsMissed(t *testing.T) {
 	slowFault(t, "takes half a minute")
 	t.Parallel()
-	e := newFakeEngine(t, hostNamed("a"))
-	f, relays := newRelayedFront(t, e)
-	f.make(t, "web", sleepBody)
-	f.oracle(t)
+	e, f, relay := relayedNode(t, "web")
 	began := time.Now()
-	relays[0].halfOpen()
+	relay.halfOpen()
 	f.awaitStates(t, "a=unhealthy")
 	faultTook(t, 25, "peer gone: unhealthy", time.Since(began), 45*time.Second)
 	e.addContainer("meanwhile", "busybox", true, nil)
 	began = time.Now()
-	relays[0].pass()
+	relay.pass()
 	f.awaitListed(t, time.Minute, "web", "meanwhile")
 	faultTook(t, 25, "back: listed", time.Since(began), 10*time.Second)
 	f.oracle(t)
@@ -144,13 +148,10 @@ func TestF25APeerThatIsGoneWithoutAWordIsMissed(t *testing.T) {
 func TestF25AStreamThatIsDeadAloneIsMissed(t *testing.T) {
 	slowFault(t, "takes half a minute")
 	t.Parallel()
-	e := newFakeEngine(t, hostNamed("a"))
-	f, relays := newRelayedFront(t, e)
-	f.make(t, "web", sleepBody)
-	f.oracle(t)
+	e, f, relay := relayedNode(t, "web")
 	events := f.watchEvents(t, `?filters={"event":["start"]}`)
-	relays[0].halfOpen()
-	relays[0].pass()
+	relay.halfOpen()
+	relay.pass()
 	began := time.Now()
 	e.addContainer("meanwhile", "busybox", true, nil)
 	for ev := range events {
@@ -214,11 +215,8 @@ func TestF23F27APartitionAndItsEnd(t *testing.T) {
 func TestF24AnswersThatAreLostForALongTime(t *testing.T) {
 	slowFault(t, "takes half a minute")
 	t.Parallel()
-	e := newFakeEngine(t, hostNamed("a"))
-	f, relays := newRelayedFront(t, e)
-	f.make(t, "before", sleepBody)
-	f.oracle(t)
-	relays[0].loseAnswers()
+	e, f, relay := relayedNode(t, "before")
+	relay.loseAnswers()
 	const creates = 50 // they have a place each
 	began := time.Now()
 	var wg sync.WaitGroup
@@ -246,7 +244,7 @@ func TestF24AnswersThatAreLostForALongTime(t *testing.T) {
 	t.Logf("creates given up after %v", time.Since(began).Round(time.Second))
 	made := len(e.containerNames())
 	began = time.Now()
-	relays[0].pass()
+	relay.pass()
 	f.awaitStates(t, "a=healthy")
 	f.oracle(t)
 	faultTook(t, 24, fmt.Sprintf("the %d that were made are known, the others' names free", made-1), time.Since(began), 45*time.Second)

@@ -30,10 +30,7 @@ type sshServer struct {
 func newSSHServer(t *testing.T) *sshServer {
 	t.Helper()
 	if _, err := os.Stat("/usr/sbin/sshd"); err != nil || os.Geteuid() != 0 {
-		if testing.Short() {
-			t.Skip("needs root and /usr/sbin/sshd, left out by -short")
-		}
-		t.Fatalf("/usr/sbin/sshd cannot be run (make test installs it, for root): %v", err)
+		missing(t, "root and /usr/sbin/sshd, which make test installs for root")
 	}
 	s := &sshServer{dir: t.TempDir()}
 	_, s.port, _ = net.SplitHostPort(freePort(t))

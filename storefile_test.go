@@ -134,7 +134,7 @@ func TestOpenStoreRefusesPlacesItCannotUse(t *testing.T) {
 func TestOpenStoreRefusesWhatAnotherUserHas(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root, to act as another user")
+		missing(t, "root, to act as another user")
 	}
 	dir := t.TempDir()
 	for ; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {

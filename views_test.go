@@ -10,14 +10,21 @@ import (
 	"testing"
 )
 
+// missing ends a test that needs what is not here: under -short it is left out, else it
+// fails, so that make test never skips in silence.
+func missing(t testing.TB, what string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs " + what + ", left out by -short")
+	}
+	t.Fatal("needs " + what + " (go test -short leaves this test out)")
+}
+
 // shell asks the database with the real sqlite3 program, read-only, as a person does.
 func (s *store) shell(t testing.TB, args ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath("sqlite3"); err != nil {
-		if testing.Short() {
-			t.Skip("needs the sqlite3 shell, left out by -short")
-		}
-		t.Fatal("needs the sqlite3 shell: apt-get install sqlite3 (go test -short leaves this test out)")
+		missing(t, "the sqlite3 shell: apt-get install sqlite3")
 	}
 	var stdout, stderr bytes.Buffer
 	cmd := exec.Command("sqlite3", append([]string{"-readonly", s.path}, args...)...)
