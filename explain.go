@@ -161,7 +161,7 @@ func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 	var scores string
 	if sc.file != nil {
 		var err error
-		if scores, err = sc.file.rank(t.ctx, t.conn.QueryContext, w); err != nil {
+		if scores, err = sc.file.rank(t.ctx, t.conn, w); err != nil {
 			return nil, fmt.Errorf("strategy %s: %s", sc.file.name, sqliteWords(err))
 		}
 	}

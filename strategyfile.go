@@ -10,11 +10,15 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 const (
 	rankTime         = 100 * time.Millisecond // longer takes no strategy: the create goes by spread
 	maxStrategyBytes = 64 << 10
+	maxRankedBytes   = 8 << 20 // of one value while it ranks: zeroblob(1e9) is one word
 )
 
 // strategyFile is a strategy of the operator's: one SELECT that gives node (its name
@@ -71,24 +75,54 @@ func (f *strategyFile) check(ctx context.Context) error {
 		return err
 	}
 	defer db.Close()
-	db.SetMaxOpenConns(1)
-	if _, err := db.ExecContext(ctx, schema+";PRAGMA query_only = 1"); err != nil {
+	conn, err := db.Conn(ctx)
+	if err != nil {
 		return err
 	}
-	_, err = f.rank(ctx, db.QueryContext, &workload{})
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, schema); err != nil {
+		return err
+	}
+	if err := readOnly(conn); err != nil {
+		return err
+	}
+	_, err = f.rank(ctx, conn, &workload{})
 	if err == nil {
 		return nil
 	}
+	var se *sqlite.Error
+	if errors.As(err, &se) && se.Code() == sqlite3.SQLITE_AUTH {
+		return errors.New("expected one SELECT that only reads")
+	}
 	words := sqliteWords(err)
-	if line := f.errorLine(ctx, db, bare, words); line > 0 {
+	if line := f.errorLine(ctx, conn, bare, words); line > 0 {
 		return fmt.Errorf("line %d: %s", line, words)
 	}
 	return errors.New(words)
 }
 
+// readOnly has conn refuse to compile whatever does more than read, wherever it is hidden.
+// A file is compiled once on such a connection; afterwards it means the same.
+func readOnly(conn *sql.Conn) error {
+	return conn.Raw(func(driverConn any) error {
+		return driverConn.(sqlite.AuthorizerRegisterer).RegisterAuthorizer(
+			func(action sqlite.AuthorizerActionCode, _, function, _, _ string) sqlite.AuthorizerReturnCode {
+				switch action {
+				case sqlite.AuthSelect, sqlite.AuthRead, sqlite.AuthRecursive:
+					return sqlite.AuthorizerOK
+				case sqlite.AuthFunction:
+					if !strings.EqualFold(function, "load_extension") {
+						return sqlite.AuthorizerOK
+					}
+				}
+				return sqlite.AuthorizerDeny
+			})
+	})
+}
+
 // errorLine finds the line that SQLite complains of, which its driver does not
 // tell; 0 if that cannot be known.
-func (f *strategyFile) errorLine(ctx context.Context, db *sql.DB, bare, words string) int {
+func (f *strategyFile) errorLine(ctx context.Context, conn *sql.Conn, bare, words string) int {
 	var token string
 	if rest, ok := strings.CutPrefix(words, `near "`); ok {
 		token = strings.TrimSuffix(rest, `": syntax error`)
@@ -99,7 +133,7 @@ func (f *strategyFile) errorLine(ctx context.Context, db *sql.DB, bare, words st
 				return 0
 			}
 			at += next + len(token)
-			if st, err := db.PrepareContext(ctx, f.text[:at]); err == nil {
+			if st, err := conn.PrepareContext(ctx, f.text[:at]); err == nil {
 				st.Close()
 			} else if sqliteWords(err) == words {
 				return lineOf(f.text, at-len(token))
@@ -140,6 +174,8 @@ func bareSQL(text string) string {
 			end = "*/"
 		case text[i] == '\'' || text[i] == '"' || text[i] == '`':
 			end = text[i : i+1]
+		case text[i] == '[': // a name, as Microsoft quotes it
+			end = "]"
 		default:
 			continue
 		}
@@ -155,25 +191,38 @@ func bareSQL(text string) string {
 
 // rank runs the file and returns its scores as JSON, by node id. The query may use
 // what is asked for as :nano_cpus, :memory_bytes, :image, :name and :labels (JSON).
-func (f *strategyFile) rank(ctx context.Context, query func(context.Context, string, ...any) (*sql.Rows, error), w *workload) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.limit)
+func (f *strategyFile) rank(ctx context.Context, conn *sql.Conn, w *workload) (string, error) {
+	within, cancel := context.WithTimeout(ctx, f.limit)
 	defer cancel()
-	ids := map[string]int64{}
-	nodes, err := query(ctx, "SELECT id, name FROM node_load")
+	scores, err := f.scores(within, conn, w)
+	if err != nil && ctx.Err() == nil && errors.Is(within.Err(), context.DeadlineExceeded) {
+		return "", fmt.Errorf("took over %d ms", f.limit.Milliseconds())
+	}
+	return scores, err
+}
+
+func (f *strategyFile) scores(ctx context.Context, conn *sql.Conn, w *workload) (string, error) {
+	before, err := sqlite.Limit(conn, sqlite3.SQLITE_LIMIT_LENGTH, maxRankedBytes)
+	if err != nil {
+		return "", err
+	}
+	defer sqlite.Limit(conn, sqlite3.SQLITE_LIMIT_LENGTH, before)
+	ids, known := map[string]int64{}, map[int64]bool{}
+	nodes, err := conn.QueryContext(ctx, "SELECT id, name FROM node_load")
 	if err != nil {
 		return "", err
 	}
 	err = eachRow(nodes, func(values []any) error {
 		id, _ := values[0].(int64)
 		name, _ := values[1].(string)
-		ids[name] = id
+		ids[name], known[id] = id, true
 		return nil
 	})
 	nodes.Close()
 	if err != nil {
 		return "", err
 	}
-	rows, err := query(ctx, f.text, sql.Named("nano_cpus", w.nanoCPUs), sql.Named("memory_bytes", w.memory),
+	rows, err := conn.QueryContext(ctx, f.text, sql.Named("nano_cpus", w.nanoCPUs), sql.Named("memory_bytes", w.memory),
 		sql.Named("image", w.image), sql.Named("name", w.name), sql.Named("labels", jsonText(w.labels)))
 	if err != nil {
 		return "", err
@@ -203,14 +252,11 @@ func (f *strategyFile) rank(ctx context.Context, query func(context.Context, str
 		default:
 			return fmt.Errorf("score %q of node %s: expected a number", cell(values[score]), cell(values[node]))
 		}
-		if _, twice := scores[id]; !twice {
+		if _, twice := scores[id]; !twice && known[id] {
 			scores[id] = values[score]
 		}
 		return nil
 	})
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return "", fmt.Errorf("took over %d ms", f.limit.Milliseconds())
-	}
 	if err != nil {
 		return "", err
 	}
@@ -236,7 +282,11 @@ func (sc *scheduler) fileScores(ctx context.Context, w *workload) (scores string
 	case <-ctx.Done():
 		return "", nil, ctx.Err()
 	}
-	scores, err = sc.file.rank(ctx, sc.store.ro.QueryContext, w)
+	conn, err := sc.store.ro.Conn(ctx)
+	if err == nil {
+		scores, err = sc.file.rank(ctx, conn, w)
+		conn.Close()
+	}
 	if err != nil {
 		sc.log.Warn("strategy file failed, placed by spread", "file", sc.file.name, "err", sqliteWords(err))
 	}

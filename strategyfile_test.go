@@ -1,6 +1,7 @@
 package main
 
 import (
+	"database/sql"
 	"fmt"
 	"log/slog"
 	"os"
@@ -36,7 +37,7 @@ func TestStrategyFileThatIsWrongStopsTheStartAndNamesTheLine(t *testing.T) {
 		{"two statements", "SELECT name AS node, 1 AS score FROM node_load;\n-- more\nDELETE FROM nodes", "line 3: expected one SELECT, found more behind it"},
 		{"no SELECT", "DELETE FROM nodes", "expected one SELECT that gives node and score"},
 		{"other columns", "SELECT name, 1 AS score FROM node_load", "expected columns node and score, got name, score"},
-		{"a change behind WITH", "WITH x AS (SELECT 1)\nDELETE FROM nodes", "attempt to write a readonly database"},
+		{"a change behind WITH", "WITH x AS (SELECT 1)\nDELETE FROM nodes", "expected one SELECT that only reads"},
 		{"nothing", "-- later", "expected one SELECT that gives node and score"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -49,6 +50,107 @@ func TestStrategyFileThatIsWrongStopsTheStartAndNamesTheLine(t *testing.T) {
 	_, err := swarmlite(t, "-strategy", "/nowhere/mine.sql")
 	if want := "-strategy /nowhere/mine.sql: no such file or directory"; err == nil || err.Error() != want {
 		t.Errorf("start with no such file: %v, want %s", err, want)
+	}
+}
+
+// A file comes from somewhere, and does no more than rank wherever that is.
+func TestStrategyFileCanOnlyRead(t *testing.T) {
+	t.Parallel()
+	made := filepath.Join(t.TempDir(), "made")
+	const ranks = "SELECT name AS node, 1 AS score FROM node_load"
+	const oneSelect, reads = "expected one SELECT that gives node and score", "expected one SELECT that only reads"
+	for name, c := range map[string]struct{ text, want string }{
+		"another file":                        {"ATTACH DATABASE '" + made + "' AS x", oneSelect},
+		"another file behind a name":          {ranks + " AS [it's]; ATTACH DATABASE '" + made + "' AS x; --'", "line 1: expected one SELECT, found more behind it"},
+		"another file behind a comment":       {ranks + " /* '*/; ATTACH DATABASE '" + made + "' AS x", "line 1: expected one SELECT, found more behind it"},
+		"a pragma":                            {"PRAGMA query_only = 0", oneSelect},
+		"a pragma behind a SELECT":            {ranks + ";PRAGMA writable_schema = 1", "line 1: expected one SELECT, found more behind it"},
+		"a pragma as a table":                 {"SELECT 1 AS node, query_only AS score FROM pragma_query_only", reads},
+		"a copy":                              {"VACUUM INTO '" + made + "'", oneSelect},
+		"a function that writes":              {"SELECT writefile('" + made + "', 'x') AS node, 1 AS score FROM node_load", "line 1: no such function: writefile"},
+		"a library":                           {"SELECT name AS node, load_extension('" + made + "') AS score FROM node_load", "not authorized to use function: load_extension"},
+		"a table of one's own":                {"WITH x AS (SELECT 1) INSERT INTO nodes (address) VALUES ('x') RETURNING id AS node, 1 AS score", reads},
+		"an end that is none, and no end":     {ranks + " WHERE name <> 'it", `unrecognized token: "'it"`},
+		"more than a file of its kind may be": {"SELECT 1 AS node, '" + strings.Repeat("x", maxStrategyBytes) + "' AS score", "bytes long, at most 65536 are allowed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := strategyOf(t, nil, c.text); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("strategy %.200q: %v, want %s", c.text, err, c.want)
+			}
+			if _, err := os.Lstat(made); err == nil {
+				t.Errorf("strategy %.200q made a file", c.text)
+			}
+		})
+	}
+	// What the look at the text were to miss is not compiled.
+	db, err := sql.Open("sqlite", ":memory:")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := readOnly(conn); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"ATTACH DATABASE '" + made + "' AS x", "PRAGMA query_only", "CREATE TEMP TABLE t (a)", "SELECT 1; ATTACH DATABASE '" + made + "' AS y", "BEGIN"} {
+		rows, err := conn.QueryContext(t.Context(), text)
+		if err == nil {
+			for rows.Next() || rows.NextResultSet() {
+			}
+			err = rows.Err()
+			rows.Close()
+		}
+		if err == nil {
+			t.Errorf("%s is compiled", text)
+		}
+	}
+}
+
+// What costs too much is passed over for spread, and the next create finds all in order.
+func TestStrategyFileCannotEatTheManager(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ text, want string }{
+		"a value of 1 GB":     {"SELECT name AS node, length(hex(zeroblob(1000000000))) AS score FROM node_load", "string or blob too big"},
+		"random ones":         {"SELECT name AS node, length(randomblob(1000000000)) AS score FROM node_load", "string or blob too big"},
+		"one that grows":      {"SELECT name AS node, length(replace(hex(zeroblob(1000000)), '0', hex(zeroblob(1000000)))) AS score FROM node_load", "string or blob too big"},
+		"rows without end":    {"WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE EXISTS (SELECT 1 FROM node_load)) SELECT x AS node, 1 AS score FROM c", "took over 100 ms"},
+		"everything by all":   {"SELECT a.name AS node, count(*) AS score FROM node_load a, (WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 1000000) SELECT x FROM c) b, (WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 1000000) SELECT x FROM c) d GROUP BY 1", "took over 100 ms"},
+		"nodes there are not": {"WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 2000) SELECT x AS node, -x AS score FROM c", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := testStore(t)
+			s.sql(t, standardCluster)
+			var log strings.Builder
+			sc, err := strategyOf(t, s, c.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(c.want, "100 ms") {
+				sc.file.limit = rankTime
+			}
+			sc.log = slog.New(slog.NewTextHandler(&log, nil))
+			if _, err := sc.placeBody(t.Context(), t, "web", "{}"); err != nil {
+				t.Fatal(err)
+			}
+			if c.want == "" {
+				if got := s.one(t, "SELECT node || ' ' || strategy FROM placements"); got != "node-3 mine.sql" || log.Len() > 0 {
+					t.Errorf("placed by %s, want node-3 mine.sql: %s", got, &log)
+				}
+				return
+			}
+			if got := s.one(t, "SELECT strategy FROM placements"); got != "spread" || !strings.Contains(log.String(), c.want) {
+				t.Errorf("placed by %s, log %s, want spread and %q", got, &log, c.want)
+			}
+			if got := s.one(t, "SELECT length(hex(zeroblob(5000000)))"); got != "10000000" {
+				t.Errorf("others' values are cut as well: %s", got)
+			}
+		})
 	}
 }
 
