@@ -474,5 +474,10 @@ func (t *tx) putInspected(node int64, containerID string, in *inspected) error {
 	if err == nil {
 		err = t.putPorts(node, id, in.HostConfig.exposed(in.Config.ExposedPorts), "host_ip = 'host'")
 	}
+	for _, p := range in.HostConfig.ports() {
+		if err == nil && p.last > p.first { // a container is made with its ranges, they never change
+			_, err = t.exec("INSERT OR IGNORE INTO port_ranges VALUES (?,?,?,?)", id, bounded(p.protocol), p.first, p.last)
+		}
+	}
 	return err
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -153,28 +152,54 @@ func (p *portRelay) start(ctx context.Context, w *wantedRelay) error {
 	return err
 }
 
-// choose opens w's own number, else any that was not promised to a container that has
-// not been started yet. After some tries promises do not count.
+// choose opens w's own number, else another of the range that was asked for, or any if
+// none was: one that was not promised to a container that has not been started yet.
+// Where all are promised that does not count.
 func (p *portRelay) choose(ctx context.Context, w *wantedRelay) error {
+	ports, err := p.store.askedPorts(ctx, w)
+	if err != nil {
+		return err
+	}
 	var passed []relayKey // kept open meanwhile, or the kernel might give them again
-	defer func() {
+	closePassed := func() {
 		for _, key := range passed {
 			p.open[key].close()
 			delete(p.open, key)
 		}
-	}()
-	for port, tries := w.port, 0; ; port, tries = 0, tries+1 {
-		err := p.listen(ctx, w, port)
-		if err != nil && port == 0 {
-			return err
-		}
-		if err == nil {
-			if tries == 20 || !p.promised(ctx, w) {
+		passed = nil
+	}
+	defer closePassed()
+	for _, kept := range []bool{true, false} {
+		for _, port := range ports {
+			if err = p.listen(ctx, w, port); err != nil {
+				continue
+			}
+			if !kept || !p.promised(ctx, w) {
 				return nil
 			}
 			passed = append(passed, relayKey{w.protocol, w.listen})
 		}
+		closePassed()
 	}
+	return err
+}
+
+// askedPorts are the numbers that w may have on the manager, its node's first; 0 stands
+// for any that is free.
+func (s *store) askedPorts(ctx context.Context, w *wantedRelay) (ports []int, err error) {
+	ports = []int{w.port}
+	var first, last int
+	err = s.get(ctx, "SELECT first_port, last_port FROM port_ranges WHERE container = ?1 AND protocol = ?2 AND ?3 BETWEEN first_port AND last_port",
+		[]any{w.container, w.protocol, w.port}, &first, &last)
+	if errors.Is(err, errNotFound) {
+		return append(ports, make([]int, 20)...), nil
+	}
+	for port := first; port <= last && err == nil; port++ {
+		if port != w.port {
+			ports = append(ports, port)
+		}
+	}
+	return ports, err
 }
 
 // promised tells whether w's number is to be another container's: one that was made and
@@ -416,69 +441,4 @@ func (s *store) allRelayed(ctx context.Context) (map[string]map[relayedPort]int,
 		all[id][k] = listen
 	}
 	return all, rows.Err()
-}
-
-// errPortTaken refuses a fixed port that is in use somewhere in the cluster: with
-// -relay-ports the manager can lead it to one container only.
-type errPortTaken struct {
-	port         hostPort
-	holder, node string
-}
-
-func (e *errPortTaken) Error() string {
-	return fmt.Sprintf("port %s is already allocated to container %s on node %s, and the manager relays it only once", e.port, e.holder, e.node)
-}
-
-// portsFree finds out, in the transaction that places, whether fixed ports are
-// free in the whole cluster; those of the container that is replaced are.
-func (t *tx) portsFree(ports []hostPort, replaced string) error {
-	for _, want := range ports {
-		if want.first != want.last || want.ip == hostMode {
-			continue
-		}
-		taken := &errPortTaken{port: want}
-		err := t.get(`SELECT c.name, n.name FROM ports x JOIN containers c ON c.id = x.container JOIN nodes n ON n.id = c.node_id
-			 WHERE x.protocol = ?1 AND x.host_port = ?2 AND x.host_ip <> 'host' AND c.container_id <> ?3
-			UNION ALL SELECT c.name, n.name FROM relays r JOIN containers c ON c.id = r.container JOIN nodes n ON n.id = c.node_id
-			 WHERE r.protocol = ?1 AND r.listen_port = ?2 AND c.container_id <> ?3
-			UNION ALL SELECT r.name, n.name FROM ports x JOIN reservations r ON r.id = x.reservation JOIN nodes n ON n.id = r.node_id
-			 WHERE x.protocol = ?1 AND x.host_port = ?2 AND x.host_ip <> 'host' LIMIT 1`, []any{want.protocol, want.first, replaced}, &taken.holder, &taken.node)
-		if err == nil {
-			return taken
-		}
-		if !errors.Is(err, errNotFound) {
-			return err
-		}
-	}
-	return nil
-}
-
-// tryPorts refuses fixed ports that another program on the manager's host has.
-func (p *portRelay) tryPorts(ctx context.Context, ports []hostPort) error {
-	for _, want := range ports {
-		if want.first != want.last || want.ip == hostMode {
-			continue
-		}
-		addr := net.JoinHostPort(p.host, strconv.Itoa(want.first))
-		var in io.Closer
-		var err error
-		switch want.protocol {
-		case "udp":
-			in, err = new(net.ListenConfig).ListenPacket(ctx, "udp", addr)
-		case "tcp":
-			in, err = new(net.ListenConfig).Listen(ctx, "tcp", addr)
-		default:
-			continue
-		}
-		p.mu.Lock()
-		ours := p.open[relayKey{want.protocol, want.first}] != nil
-		p.mu.Unlock()
-		if err != nil && !ours { // ours: portsFree names the holder
-			return errorf(http.StatusConflict, "port %s is in use on the manager's host, which is to relay it: choose another", want)
-		}
-		if err == nil {
-			in.Close()
-		}
-	}
-	return nil
 }

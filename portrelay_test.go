@@ -393,3 +393,68 @@ func TestAPromisedPortIsNotGivenAway(t *testing.T) {
 		t.Errorf("fixed is at %s, want 127.0.0.11:%s", addr, next)
 	}
 }
+
+// TestARangeOfPortsIsKeptOnTheManager: engines pick the same numbers of a range, and
+// here each container has one of its own, of the range too.
+func TestARangeOfPortsIsKeptOnTheManager(t *testing.T) {
+	t.Parallel()
+	a, b := named(t, "a"), named(t, "b")
+	db := filepath.Join(t.TempDir(), "swarmlite.db")
+	const published = `"7/tcp":[{"HostPort":"18080-18083"}]`
+	body := func(node, ports string) string {
+		return fmt.Sprintf(`{"Image":"busybox","Cmd":["sleep","inf"],"Env":["constraint:node==%s"],"HostConfig":{"PortBindings":{%s}}}`, node, ports)
+	}
+	do := func(t *testing.T, f *front, method, path, body string, want int) (answer string) {
+		t.Helper()
+		status, answer := f.call(t, method, path, body)
+		if status != want {
+			t.Errorf("%s %s = %d %s, want %d", method, path, status, answer, want)
+		}
+		return answer
+	}
+	shown := func(t *testing.T, f *front, name, want string) {
+		t.Helper()
+		if got := f.shownPort(t, name, "7/tcp"); got != "127.0.0.12:"+want {
+			t.Errorf("%s is at %s, want 127.0.0.12:%s", name, got, want)
+		}
+	}
+	t.Run("before a restart", func(t *testing.T) {
+		f := relayedFront(t, "127.0.0.12", db, a, b)
+		f.publish(t, "one", "a", published)
+		shown(t, f, "one", "18080")
+		do(t, f, "POST", "/containers/create?name=fixed", body("a", `"7/tcp":[{"HostPort":"18081"}]`), http.StatusCreated)
+		f.publish(t, "two", "b", published)
+		shown(t, f, "two", "18082") // 18080 is relayed, 18081 promised
+		do(t, f, "POST", "/containers/create?name=three", body("b", published), http.StatusCreated)
+		answer := do(t, f, "POST", "/containers/create?name=four", body("b", published), http.StatusConflict)
+		if want := "all ports of 18080-18083/tcp are already allocated, and the manager relays each only once"; message(answer) != want {
+			t.Errorf("a fifth container for four ports: %s, want %s", answer, want)
+		}
+		do(t, f, "POST", "/containers/three/start", "", http.StatusNoContent)
+		shown(t, f, "three", "18083")
+		do(t, f, "POST", "/containers/fixed/start", "", http.StatusNoContent)
+		shown(t, f, "fixed", "18081")
+		do(t, f, "DELETE", "/containers/one?force=1", "", http.StatusNoContent)
+		do(t, f, "POST", "/containers/two/stop?t=0", "", http.StatusNoContent)
+		f.settled(t)
+	})
+	// The ranges outlast a stop and the manager, and are known of what was made on a host.
+	f := relayedFront(t, "127.0.0.12", db, a, b)
+	do(t, f, "POST", "/containers/two/start", "", http.StatusNoContent)
+	two := f.shownPort(t, "two", "7/tcp")
+	if two != "127.0.0.12:18080" && two != "127.0.0.12:18082" {
+		t.Errorf("two is at %s after a restart, want what is free of its range", two)
+	}
+	shown(t, f, "three", "18083")
+	apiClient{t, "http://" + b.addr()}.want("POST", "/v1.41/containers/create?name=behind", body("b", published), 201, "")
+	eventually(t, 20*time.Second, func() error {
+		if n := f.store.one(t, "SELECT count(*) FROM port_ranges r JOIN containers c ON c.id = r.container WHERE c.name = 'behind'"); n != "1" {
+			return fmt.Errorf("ranges of behind: %s", n)
+		}
+		return nil
+	})
+	do(t, f, "POST", "/containers/behind/start", "", http.StatusNoContent)
+	if got := f.shownPort(t, "behind", "7/tcp"); got == two || got != "127.0.0.12:18080" && got != "127.0.0.12:18082" {
+		t.Errorf("behind is at %s beside two at %s, want what is left of its range", got, two)
+	}
+}

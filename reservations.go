@@ -83,6 +83,9 @@ func (t *tx) reservationToContainer(reservation int64, first *containerRow, engi
 			return err
 		}
 	}
+	if _, err := t.exec("INSERT OR IGNORE INTO port_ranges SELECT ?, protocol, host_port, last_port FROM ports WHERE reservation = ? AND last_port > host_port", *row, reservation); err != nil {
+		return err
+	}
 	if _, err := t.exec("UPDATE ports SET container = ?, reservation = NULL WHERE reservation = ? AND "+which, *row, reservation); err != nil {
 		return err
 	}

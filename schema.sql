@@ -278,6 +278,16 @@ CREATE INDEX ports_by_node ON ports (node_id, protocol, host_port);
 CREATE INDEX ports_by_container ON ports (container) WHERE container IS NOT NULL;
 CREATE INDEX ports_by_reservation ON ports (reservation) WHERE reservation IS NOT NULL;
 
+CREATE TABLE port_ranges (
+  /* From which ranges of host ports containers have theirs (-p 8080-8090:80): relays of
+     -relay-ports stay in them. */
+  container  INTEGER NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+  protocol   TEXT    NOT NULL,
+  first_port INTEGER NOT NULL,
+  last_port  INTEGER NOT NULL,
+  PRIMARY KEY (container, protocol, first_port, last_port)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE node_resources (
   /* Countable things that nodes have, GPUs above all: by their labels resource.NAME, else
      by what their engines report (GenericResources, CDI devices). */
