@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -150,19 +151,26 @@ func (w *nowhere) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// BenchmarkContainerList is docker ps -a, without the network.
+// BenchmarkContainerList is docker ps -a of nodes with 30 containers each, without the network.
 func BenchmarkContainerList(b *testing.B) {
 	for _, n := range []int{1000, 30000} {
 		b.Run("containers="+strconv.Itoa(n), func(b *testing.B) {
-			st := benchNodes(b, 30)
-			for node := range int64(30) {
+			st := benchNodes(b, n/30)
+			for node := range n / 30 {
+				bridge := fmt.Sprintf("%064x", node)
 				var list []json.RawMessage
-				for i := range n / 30 {
+				for i := range 30 {
 					id := fmt.Sprintf("%032x%032x", node, i)
-					list = append(list, entry(id, fmt.Sprintf("web-%d-%d", node, i), map[string]any{"Created": 1_700_000_000 + i, "Labels": map[string]string{"com.docker.compose.project": "shop", "com.docker.compose.service": "web"},
-						"Ports": []any{map[string]any{"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8000 + i%1000, "Type": "tcp"}}}))
+					list = append(list, entry(id, fmt.Sprintf("web-%d-%d", node, i), map[string]any{"Created": 1_700_000_000 - 60*i, "Labels": map[string]string{"com.docker.compose.project": "shop", "com.docker.compose.service": "web"},
+						"Ports":           []any{map[string]any{"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8000 + i%1000, "Type": "tcp"}},
+						"NetworkSettings": map[string]any{"Networks": map[string]any{"bridge": map[string]any{"NetworkID": bridge, "EndpointID": id, "Gateway": "172.17.0.1", "IPAddress": "172.17.0.2", "MacAddress": "02:42:ac:11:00:02"}}}}))
 				}
-				if _, err := st.putLists(b.Context(), node+1, lists{containers: list}, 0); err != nil {
+				var networks []json.RawMessage
+				for _, name := range []string{"bridge", "host", "none"} {
+					networks = append(networks, json.RawMessage(fmt.Sprintf(`{"Name":%q,"Id":"%064x","Created":"2026-01-05T08:00:00Z","Scope":"local","Driver":"bridge"}`, name, node<<8|int(name[0]))))
+				}
+				networks[0] = json.RawMessage(strings.Replace(string(networks[0]), fmt.Sprintf("%064x", node<<8|'b'), bridge, 1))
+				if _, err := st.putLists(b.Context(), int64(node+1), lists{containers: list, networks: networks}, 0); err != nil {
 					b.Fatal(err)
 				}
 			}
