@@ -140,28 +140,54 @@ func (s *scanner) value() ([]byte, error) {
 // word returns a number, true, false or null.
 func (s *scanner) word(begin int) ([]byte, error) {
 	w := s.data[begin:s.at]
-	if !json.Valid(w) {
+	if !plainWord(w) && !json.Valid(w) {
 		return nil, s.unexpected("where a value begins")
 	}
 	return w, nil
 }
 
-// skipString goes to the closing quote; false if there is none.
-func (s *scanner) skipString() bool {
-	for s.at++; s.at < len(s.data); s.at++ {
-		switch s.data[s.at] {
-		case '\\':
-			s.at++
-		case '"':
-			return true
+// plainWord tells of the commonest words at a glance that they are valid: true, false,
+// null, and whole numbers from 0 on.
+func plainWord(w []byte) bool {
+	switch string(w) {
+	case "true", "false", "null", "0":
+		return true
+	}
+	for _, c := range w {
+		if c < '0' || c > '9' {
+			return false
 		}
 	}
+	return len(w) > 0 && w[0] != '0'
+}
+
+// skipString goes to the closing quote; false if there is none.
+func (s *scanner) skipString() bool {
+	s.at++
+	for s.at < len(s.data) {
+		n := bytes.IndexByte(s.data[s.at:], '"')
+		if n < 0 {
+			break
+		}
+		escape := bytes.IndexByte(s.data[s.at:s.at+n], '\\')
+		if escape < 0 {
+			s.at += n
+			return true
+		}
+		s.at += escape + 2 // past what is escaped
+	}
+	s.at = len(s.data)
 	return false
 }
 
 // bytes puts the object together again.
 func (o object) bytes() []byte {
+	size := 2
+	for _, m := range o {
+		size += len(m.key) + len(m.spelt) + len(m.value) + 4
+	}
 	var b bytes.Buffer
+	b.Grow(size)
 	b.WriteByte('{')
 	for i, m := range o {
 		if i > 0 {

@@ -179,11 +179,21 @@ func TestCreateBodyGoesOnAsItCame(t *testing.T) {
 	}
 }
 
+func TestParseObjectRefusesWhatIsNoJSON(t *testing.T) {
+	t.Parallel()
+	for _, data := range []string{`{"a":01}`, `{"a":00}`, `{"a":-}`, `{"a":1x}`, `{"a":truE}`, `{"a":}`, `{"a":"x\"}`, `{"a":"x\`, `{"a":"x`, `{"a`, `{"a":["x\"]}`} {
+		if o, err := parseObject([]byte(data)); err == nil {
+			t.Errorf("parseObject(%s) = %s", data, o.bytes())
+		}
+	}
+}
+
 // FuzzObject takes any bytes apart and puts them together again. What is JSON must
 // mean the same, keep the bytes of every value, and read as ours where ours were put.
 func FuzzObject(f *testing.F) {
 	for _, seed := range []string{`{}`, `{"a":1,"A":[{"b":"}"}],"\u0061":null}`, ` { "Env" : ["x"] , "env":{} } `, `{"a":"\\\"","b":-0.5e+7}`, `null`, `{"a":1,}`, "{\"\xff\":\"\xfe\"}",
-		`{"Label` + "\u017f" + `":1}`, `[{"a":1}]`, `{"a":[}`, `{"a":{"a":{"a":[[[]]]}}}`} {
+		`{"Label` + "\u017f" + `":1}`, `[{"a":1}]`, `{"a":[}`, `{"a":{"a":{"a":[[[]]]}}}`,
+		`{"a":10,"b":0,"c":"\\","d":"x\"y\\","e":["\"]}","z"],"f":1e3,"\"":""}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
