@@ -184,9 +184,9 @@ func sameSchema(ctx context.Context, path string) (bool, error) {
 }
 
 // maxChecked is the size of a file that is read whole at the start, which takes about
-// a second for 200 MB; a bigger one is read while the manager runs already, and at the
-// start only if it was found damaged before.
-const maxChecked = 64 << 20
+// a tenth of a second for 30 MB; a bigger one is read while the manager runs already, and
+// at the start only if it was found damaged before. Clients wait for the start.
+const maxChecked = 16 << 20
 
 // damageMark is the suffix of an empty file that a manager leaves beside its database
 // when it ends because of damage there.
