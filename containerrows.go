@@ -289,11 +289,16 @@ func (t *tx) putContainer(n *nodeFace, r *containerRow) (look bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return t.putContainerOver(n, r, stored[r.id])
+	var rows newRows
+	if look, err = t.putContainerOver(n, r, stored[r.id], &rows); err != nil {
+		return false, err
+	}
+	return look, t.insert(&rows)
 }
 
-// putContainerOver is putContainer where the row that is there is known; nil: none.
-func (t *tx) putContainerOver(n *nodeFace, r *containerRow, stored *storedContainer) (look bool, err error) {
+// putContainerOver is putContainer where the row that is there is known; nil: none. New
+// rows are left to rows.
+func (t *tx) putContainerOver(n *nodeFace, r *containerRow, stored *storedContainer, rows *newRows) (look bool, err error) {
 	exists := stored != nil
 	var old storedContainer
 	if exists {
@@ -329,14 +334,11 @@ func (t *tx) putContainerOver(n *nodeFace, r *containerRow, stored *storedContai
 		if held == nil {
 			held = &heldRoom{}
 		}
-		res, err := t.exec(`INSERT INTO containers (node_id, container_id, name, image, image_id, state, created_at, status_head,
-			status_at, status_tail, swarm_id, counted, inspected, nano_cpus, memory_bytes, summary) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
-			n.id, r.id, r.name, r.image, r.imageID, r.state, r.created, r.status.head, at, r.status.tail,
-			bounded(r.labels[swarmIDLabel]), counted, r.held != nil, held.nanoCPUs, held.memory, string(r.summary))
-		if err != nil {
+		if old.id, err = t.nextContainer(rows); err != nil {
 			return false, err
 		}
-		old.id, _ = res.LastInsertId()
+		rows.containers = append(rows.containers, old.id, n.id, r.id, r.name, r.image, r.imageID, r.state, r.created, r.status.head, at, r.status.tail,
+			bounded(r.labels[swarmIDLabel]), counted, r.held != nil, held.nanoCPUs, held.memory, string(r.summary))
 	} else if _, err := t.exec(`UPDATE containers SET name = ?, image = ?, image_id = ?, state = ?, created_at = ?, status_head = ?,
 			status_at = ?, status_tail = ?, swarm_id = ?, counted = ?, inspected = ?, summary = ? WHERE id = ?`,
 		r.name, r.image, r.imageID, r.state, r.created, r.status.head, at, r.status.tail, bounded(r.labels[swarmIDLabel]),
@@ -346,7 +348,7 @@ func (t *tx) putContainerOver(n *nodeFace, r *containerRow, stored *storedContai
 	r.row = old.id
 	// What a create said is what the engine lists then: labels are most of the parts.
 	sameLabels := exists && r.shownLabels != nil && strings.Contains(old.summary, `"Labels":`+string(r.shownLabels))
-	return !known, t.putContainerParts(n, old.id, r, exists, sameLabels)
+	return !known, t.putContainerParts(n, old.id, r, exists, sameLabels, rows)
 }
 
 // sameWords tells whether a container that is in its state since at would be
@@ -363,7 +365,7 @@ func sameWords(now time.Time, at int64, words string) bool {
 
 // putContainerParts writes the tables beside a container's row, in place of what is there
 // if it had a row before.
-func (t *tx) putContainerParts(n *nodeFace, id int64, r *containerRow, before, sameLabels bool) error {
+func (t *tx) putContainerParts(n *nodeFace, id int64, r *containerRow, before, sameLabels bool, rows *newRows) error {
 	if before {
 		for _, table := range []string{"container_labels", "mounts", "container_networks"} {
 			if sameLabels && table == "container_labels" {
@@ -379,30 +381,29 @@ func (t *tx) putContainerParts(n *nodeFace, id int64, r *containerRow, before, s
 		labels = nil
 	}
 	for k, v := range labels {
-		if _, err := t.exec("INSERT OR IGNORE INTO container_labels VALUES (?,?,?)", id, bounded(k), bounded(v)); err != nil {
-			return err
-		}
+		rows.labels = append(rows.labels, id, bounded(k), bounded(v))
 	}
 	for _, m := range r.mounts {
 		name := m.Name
 		if m.Type != "" && m.Type != "volume" {
 			name = ""
 		}
-		if _, err := t.exec("INSERT OR IGNORE INTO mounts VALUES (?,?,?,?,?)", id, bounded(m.Type), bounded(name), bounded(m.Source), bounded(m.Destination)); err != nil {
-			return err
-		}
+		rows.mounts = append(rows.mounts, id, bounded(m.Type), bounded(name), bounded(m.Source), bounded(m.Destination))
 	}
 	for name, net := range r.networks {
-		if _, err := t.exec("INSERT OR IGNORE INTO container_networks VALUES (?,?,?)", id, bounded(name), bounded(net.NetworkID)); err != nil {
-			return err
-		}
+		rows.networks = append(rows.networks, id, bounded(name), bounded(net.NetworkID))
 	}
 	// A container that does not run lists no ports. Those that one which was never
 	// started was promised stay; so do a stopped one's under -count-stopped.
 	if r.state == "created" || n.countStopped && !counts(r.state) {
 		return nil
 	}
-	return t.putPorts(n.id, id, heldPorts(r.state, r.ports), "host_ip <> 'host'") // those of the host's network are not listed
+	held := heldPorts(r.state, r.ports)
+	if !before {
+		rows.putPorts(n.id, id, held)
+		return nil
+	}
+	return t.putPorts(n.id, id, held, "host_ip <> 'host'") // those of the host's network are not listed
 }
 
 // heldPorts are the host ports a listed container holds; a stopped one holds none.
@@ -424,18 +425,18 @@ func (t *tx) putPorts(node, container int64, ports []hostPort, which string) err
 	if _, err := t.exec("DELETE FROM ports WHERE container = ? AND "+which, container); err != nil {
 		return err
 	}
-	seen := map[hostPort]bool{}
-	for _, p := range ports {
-		if seen[p] {
-			continue
-		}
-		seen[p] = true
-		if _, err := t.exec("INSERT INTO ports (node_id, container, host_ip, host_port, last_port, protocol) VALUES (?,?,?,?,?,?)",
-			node, container, p.ip, p.first, p.last, p.protocol); err != nil {
-			return err
+	var rows newRows
+	rows.putPorts(node, container, ports)
+	return t.insert(&rows)
+}
+
+// putPorts gathers ports of a container that has none, each once.
+func (rows *newRows) putPorts(node, container int64, ports []hostPort) {
+	for i, p := range ports {
+		if !slices.Contains(ports[:i], p) {
+			rows.ports = append(rows.ports, node, container, p.ip, p.first, p.last, p.protocol)
 		}
 	}
-	return nil
 }
 
 // putInspected writes what only an inspect tells: reservations, and exact times.

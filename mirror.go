@@ -350,17 +350,21 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 		if err != nil {
 			return err
 		}
+		var rows newRows
 		for _, row := range entries {
 			if stored[row.id] == nil && l.owed != nil && l.owed(mark{"container", row.id}) {
 				continue // read again anyway: it may have been removed since
 			}
-			want, err := t.putContainerOver(n, row, stored[row.id])
+			want, err := t.putContainerOver(n, row, stored[row.id], &rows)
 			if err != nil {
 				return err
 			}
 			if want {
 				look = append(look, row.id)
 			}
+		}
+		if err := t.insert(&rows); err != nil {
+			return err
 		}
 		if bad == 0 {
 			for id := range stored {

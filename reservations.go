@@ -67,7 +67,11 @@ func (t *tx) reservationToContainer(reservation int64, first *containerRow, engi
 	}
 	if row == nil {
 		first.held = held
-		if _, err := t.putContainerOver(n, first, nil); err != nil {
+		var rows newRows
+		if _, err := t.putContainerOver(n, first, nil, &rows); err != nil {
+			return err
+		}
+		if err := t.insert(&rows); err != nil {
 			return err
 		}
 		row = &first.row
