@@ -80,6 +80,37 @@ func parseObject(data []byte) (object, error) {
 	}
 }
 
+// arrayItems cuts a JSON array into its items, as parseObject does an object.
+func arrayItems(data []byte) (items []json.RawMessage, err error) {
+	s := scanner{data: data}
+	if s.next() != '[' {
+		return nil, errors.New("expected a JSON array")
+	}
+	s.at++
+	for first := true; ; first = false {
+		c := s.next()
+		if c == ']' && (first || len(items) > 0) {
+			break
+		}
+		if !first {
+			if c != ',' {
+				return nil, s.unexpected("after an item")
+			}
+			s.at++
+			s.next()
+		}
+		item, err := s.value()
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, item)
+	}
+	if s.at++; s.next() != 0 {
+		return nil, s.unexpected("behind the array")
+	}
+	return items, nil
+}
+
 // scanner finds where JSON values end.
 type scanner struct {
 	data []byte

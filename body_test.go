@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -231,4 +232,31 @@ func FuzzObject(f *testing.F) {
 			t.Fatalf("%q without Env has %q, %v", data, none.Env, err)
 		}
 	})
+}
+
+func TestArrayIsCutIntoItsItems(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		in   string
+		want []string
+	}{
+		{`[]`, nil},
+		{` [ ] `, nil},
+		{`[{"a":[1,"]"]}, {"b":"\""} ,"x",1.5,null]`, []string{`{"a":[1,"]"]}`, `{"b":"\""}`, `"x"`, `1.5`, `null`}},
+	} {
+		items, err := arrayItems([]byte(c.in))
+		var got []string
+		for _, item := range items {
+			got = append(got, string(item))
+		}
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("arrayItems(%s) = %q, %v, want %q", c.in, got, err, c.want)
+		}
+	}
+	// An answer that was cut short, or is no list, must not look like a shorter list.
+	for _, in := range []string{``, `null`, `{}`, `[`, `[{"a":1}`, `[{"a":1},`, `[{"a":1},]`, `[{"a":1} {"b":2}]`, `[,]`, `[{"a":"]`, `[]]`, `[{"a":1}] x`} {
+		if items, err := arrayItems([]byte(in)); err == nil {
+			t.Errorf("arrayItems(%s) = %q, want an error", in, items)
+		}
+	}
 }

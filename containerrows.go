@@ -48,6 +48,11 @@ func readNodeFace(get func(string, []any, ...any) error, id int64) (*nodeFace, e
 	return n, err
 }
 
+// shows tells whether rows are made with what o lends them as well.
+func (n *nodeFace) shows(o *nodeFace) bool {
+	return n.name == o.name && n.ip == o.ip && n.countStopped == o.countStopped
+}
+
 // containerRow is a container as its engine lists it, ready for its rows.
 type containerRow struct {
 	id, name, image, imageID, state string

@@ -500,36 +500,21 @@ func (r roomReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// decodeAnswer reads one JSON value. A list of raw items is read item by item, or a
-// long one would be in memory twice.
+// decodeAnswer reads one JSON value. A list of raw items is only cut into them: they share
+// the answer's bytes, and whether one is valid is for whoever takes it apart.
 func decodeAnswer(r io.Reader, dest any) error {
-	dec := json.NewDecoder(r)
 	items, ok := dest.(*[]json.RawMessage)
 	if !ok {
-		return dec.Decode(dest)
+		return json.NewDecoder(r).Decode(dest)
 	}
-	*items = nil
-	start, err := dec.Token()
-	if err != nil {
+	var whole bytes.Buffer
+	whole.Grow(16 << 10)
+	if _, err := whole.ReadFrom(r); err != nil {
 		return err
 	}
-	if start != json.Delim('[') {
-		return errors.New("expected a JSON array")
-	}
-	for dec.More() {
-		var item json.RawMessage
-		if err := dec.Decode(&item); err != nil {
-			return err
-		}
-		*items = append(*items, item)
-	}
-	if _, err := dec.Token(); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("bytes behind the JSON array")
-	}
-	return nil
+	list, err := arrayItems(whole.Bytes())
+	*items = list
+	return err
 }
 
 func (e *engine) get(ctx context.Context, path, query string) (io.ReadCloser, error) {

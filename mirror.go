@@ -21,22 +21,24 @@ type lists struct {
 	owed     func(mark) bool // what will be read again anyway: newer than the list
 	building bool            // the engine's images may be what a build tags just now
 	unlisted unlisted
+	known    *knownList // told of the list, if all of it is well; nil: nobody asks
 }
 
 // list reads all that the node has and makes its rows so. A list that fails changes nothing.
 func (ns *nodes) list(ctx context.Context, e *engine) error {
-	return ns.listLess(ctx, e, unlisted{})
+	return ns.listLess(ctx, e, unlisted{}, &knownList{})
 }
 
-// listLess is list, less what is left out.
-func (ns *nodes) listLess(ctx context.Context, e *engine, not unlisted) error {
+// listLess is list, less what is left out and what is known: the list before, of the same
+// session.
+func (ns *nodes) listLess(ctx context.Context, e *engine, not unlisted, known *knownList) error {
 	e.marks.hold()
 	defer e.marks.release()
 	before, err := ns.store.newestContainer(ctx, e.id)
 	if err != nil {
 		return err
 	}
-	l := lists{owed: e.marks.owes, renames: before.renames, unlisted: not}
+	l := lists{owed: e.marks.owes, renames: before.renames}
 	g, gctx := errgroup.WithContext(ctx)
 	room := newRoom(maxAnswer)
 	g.Go(func() error { // one after the other: two connections are enough
@@ -72,6 +74,18 @@ func (ns *nodes) listLess(ctx context.Context, e *engine, not unlisted) error {
 	})
 	if err := g.Wait(); err != nil {
 		return err
+	}
+	if before.renames == "[]" {
+		if not.containers, err = ns.store.listsKnown(ctx, &before.face, known, l.containers); err != nil {
+			return err
+		}
+		if not == (unlisted{true, true, true, true}) {
+			return nil
+		}
+	}
+	if l.unlisted = not; !not.containers {
+		*known = knownList{}
+		l.known = known
 	}
 	l.building = e.builds.recent()
 	look, err := ns.store.putLists(ctx, e.id, l, before.id)
@@ -305,15 +319,15 @@ type mirrorState struct {
 	renames string // ids of those that were answered, JSON
 	id      int64  // of the newest container row of any node
 	rows    int64  // containers known on the node
+	face    nodeFace
 }
 
 func (s *store) newestContainer(ctx context.Context, node int64) (m mirrorState, err error) {
-	// Read in the writer's line: a create that has been answered is committed and must be counted.
-	err = s.write(ctx, func(t *tx) error {
-		return t.get(`SELECT (SELECT coalesce(max(id), 0) FROM containers), (SELECT count(*) FROM containers WHERE node_id = ?1),
-			(SELECT json_group_array(id) FROM renames WHERE node_id = ?1 AND answered)`,
-			[]any{node}, &m.id, &m.rows, &m.renames)
-	})
+	// What is not committed yet counts as newer than the list, and stays.
+	m.face = nodeFace{id: node}
+	err = s.get(ctx, `SELECT (SELECT coalesce(max(id), 0) FROM containers), (SELECT count(*) FROM containers WHERE node_id = ?1),
+		(SELECT json_group_array(id) FROM renames WHERE node_id = ?1 AND answered), n.name, n.ip, m.count_stopped FROM nodes n, manager m WHERE n.id = ?1`,
+		[]any{node}, &m.id, &m.rows, &m.renames, &m.face.name, &m.face.ip, &m.face.countStopped)
 	return m, err
 }
 
@@ -335,6 +349,10 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 	bad := 0
 	var entries []*containerRow
 	listed := map[string]bool{}
+	known := knownList{*n, map[uint64]uint64{}}
+	if l.unlisted.containers {
+		l.containers = nil
+	}
 	for _, raw := range slices.Backward(l.containers) { // oldest first: rows are listed in the order they were made
 		row, err := n.container(raw)
 		if err != nil || listed[row.id] {
@@ -343,44 +361,17 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 		}
 		entries = append(entries, row)
 		listed[row.id] = true
+		known.add(raw, row)
 	}
-	err = s.write(ctx, func(t *tx) error {
+	err = s.write(ctx, func(t *tx) (err error) {
 		look = nil
-		stored, err := t.storedContainers(node, "")
-		if err != nil {
-			return err
-		}
-		var rows newRows
-		for _, row := range entries {
-			if stored[row.id] == nil && l.owed != nil && l.owed(mark{"container", row.id}) {
-				continue // read again anyway: it may have been removed since
-			}
-			want, err := t.putContainerOver(n, row, stored[row.id], &rows)
-			if err != nil {
-				return err
-			}
-			if want {
-				look = append(look, row.id)
-			}
-		}
-		if err := t.insert(&rows); err != nil {
-			return err
-		}
-		if bad == 0 {
-			for id := range stored {
-				if !listed[id] {
-					if err := t.dropUnlisted(node, listed, before); err != nil {
-						return err
-					}
-					break
-				}
-			}
-			if err := t.letGo(l.renames); err != nil {
-				return err
-			}
-		}
 		var badImages, badNetworks, badVolumes int
 		var reread []string
+		if !l.unlisted.containers {
+			if look, err = t.putContainers(n, entries, listed, before, bad == 0, l); err != nil {
+				return err
+			}
+		}
 		if !l.unlisted.images {
 			if badImages, reread, err = t.putImages(node, l.images, l.building); err != nil {
 				return err
@@ -409,10 +400,47 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 		if note != "" {
 			note = "bad answer: " + note[2:] + " in the list have a wrong shape"
 		}
+		if l.known != nil && note == "" {
+			*l.known = known
+		}
 		_, err = t.exec("UPDATE nodes SET error = ?, confirmed = 1 WHERE id = ? AND (error <> ? OR confirmed = 0)", note, node, note)
 		return err
 	})
 	return look, err
+}
+
+// putContainers makes a node's container rows what its engine lists, and deletes those of
+// what it does not list if the list is whole. It returns those that want an inspect.
+func (t *tx) putContainers(n *nodeFace, entries []*containerRow, listed map[string]bool, before int64, whole bool, l lists) (look []string, err error) {
+	stored, err := t.storedContainers(n.id, "")
+	if err != nil {
+		return nil, err
+	}
+	var rows newRows
+	for _, row := range entries {
+		if stored[row.id] == nil && l.owed != nil && l.owed(mark{"container", row.id}) {
+			continue // read again anyway: it may have been removed since
+		}
+		want, err := t.putContainerOver(n, row, stored[row.id], &rows)
+		if err != nil {
+			return nil, err
+		}
+		if want {
+			look = append(look, row.id)
+		}
+	}
+	if err := t.insert(&rows); err != nil || !whole {
+		return look, err
+	}
+	for id := range stored {
+		if !listed[id] {
+			if err := t.dropUnlisted(n.id, listed, before); err != nil {
+				return nil, err
+			}
+			break
+		}
+	}
+	return look, t.letGo(l.renames)
 }
 
 // dropUnlisted deletes containers that are no more. Those who watch are told, as the

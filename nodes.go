@@ -87,7 +87,10 @@ func newNodes(log *slog.Logger, s *store, certs *certSource) *nodes {
 func (ns *nodes) set(ctx context.Context, lines []nodeLine) error {
 	ns.turn.Lock()
 	defer ns.turn.Unlock()
-	ns.settling.Do(func() { ns.wg.Go(func() { ns.keepSettling(ctx) }) })
+	ns.settling.Do(func() {
+		ns.wg.Go(func() { ns.keepSettling(ctx) })
+		ns.wg.Go(func() { ns.giveBack(ctx) })
+	})
 	ids, err := ns.store.setNodes(ctx, lines)
 	if err != nil {
 		return err
@@ -488,7 +491,8 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 	if err := ns.giveWay(ctx, e); err != nil {
 		return &stepError{"rename old containers", err}
 	}
-	if err := ns.list(ctx, e); err != nil {
+	var known knownList
+	if err := ns.listLess(ctx, e, unlisted{}, &known); err != nil {
 		return &stepError{"list", err}
 	}
 	if err := ns.settleReservations(ctx, e); err != nil {
@@ -511,7 +515,7 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 		e.transport.CloseIdleConnections()
 	}
 	ns.tell(slog.LevelInfo, "node healthy", e, nil, "engine", facts.version.Version, "api", facts.api.String())
-	return ns.follow(ctx, e, stream, facts.clock)
+	return ns.follow(ctx, e, stream, facts.clock, &known)
 }
 
 // subscribe opens the event stream. since lies before the list that follows: an
@@ -567,7 +571,7 @@ func (ns *nodes) missed(ctx context.Context, e *engine, last int64, now time.Tim
 
 // follow applies events, lists the node again each minute and pings it when it
 // is quiet, until one of them fails.
-func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock time.Time) *stepError {
+func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock time.Time, known *knownList) *stepError {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := make(chan []engineEvent)
@@ -638,7 +642,7 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 			}
 		case <-again.C:
 			turn++
-			if err := ns.listLess(ctx, e, ns.unlistedAt(turn)); isStoreFault(err) {
+			if err := ns.listLess(ctx, e, ns.unlistedAt(turn), known); isStoreFault(err) {
 				return &stepError{"list", err}
 			} else if err != nil {
 				// A list that fails deletes nothing; whether the engine lives is the ping's to say.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -33,7 +34,7 @@ func (ns *nodes) count() int {
 
 // unlisted is what a list leaves out. In a large cluster containers are listed at their
 // pace, and every other time one of the rest in its turn: they change less, and events tell.
-type unlisted struct{ images, networks, volumes bool }
+type unlisted struct{ containers, images, networks, volumes bool }
 
 func (ns *nodes) unlistedAt(turn int) unlisted {
 	if ns.count() <= closeNodes {
@@ -69,6 +70,26 @@ func (ns *nodes) keepSettling(ctx context.Context) {
 			default:
 			}
 		}
+	}
+}
+
+// giveBack returns to the system what the start of a large cluster took: connecting,
+// listing and inspecting all at once takes far more memory than following does.
+func (ns *nodes) giveBack(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for quiet := 0; quiet < 2; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if quiet++; len(ns.starting) > 0 || len(ns.looking) > 0 {
+			quiet = 0
+		}
+	}
+	if ns.count() > closeNodes {
+		debug.FreeOSMemory()
 	}
 }
 

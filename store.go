@@ -32,7 +32,7 @@ const (
 	schemaVersion = 2
 
 	writeBatch = 64                     // waiting writes that share one commit
-	openLists  = 8                      // nodes whose lists are taken apart for it, or wait so: they are large
+	openLists  = 32                     // nodes whose lists are taken apart for it, or wait so: they are large
 	busyWait   = 5 * time.Second        // how long a write waits for a lock held by a sqlite3 shell
 	lockTry    = 200 * time.Millisecond // how long SQLite itself waits for it, before others may join the wait
 )
