@@ -176,6 +176,14 @@ func (e *engine) versions() (lowest, highest apiVersion) {
 	return apiVersion(e.lowest.Load()), apiVersion(e.highest.Load())
 }
 
+// versionRange is what an engine speaks; highest is 0 while it has not said.
+type versionRange struct{ lowest, highest apiVersion }
+
+func (e *engine) speaks() versionRange {
+	lowest, highest := e.versions()
+	return versionRange{lowest, highest}
+}
+
 func (e *engine) dialPlain(ctx context.Context) (net.Conn, error) {
 	// No TCP_USER_TIMEOUT: it would also end a connection whose other end lives and does
 	// not read for a while. Calls have deadlines, raw streams their watch.

@@ -79,6 +79,7 @@ func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
 			return nil, &stepError{"ssh", err}
 		}
 	}
+	before := e.speaks()
 	asked := time.Now()
 	ping, err := e.pingHeader(ctx, probeWait)
 	if err != nil {
@@ -106,9 +107,10 @@ func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
 	if f.min, err = parseAPIVersion(f.version.MinAPIVersion); err != nil {
 		f.min = f.api // engines before 1.24 do not say
 	}
+	pinged := e.speaks()
 	e.highest.Store(int64(f.api))
 	e.lowest.Store(int64(f.min))
-	ns.countVersions()
+	ns.noteVersions(before, pinged, versionRange{f.min, f.api})
 	f.clock = time.Now()
 	if t, err := http.ParseTime(date); err == nil {
 		f.clock = t

@@ -251,34 +251,6 @@ func (ns *nodes) remove(ctx context.Context, id int64, force bool) error {
 	return err
 }
 
-// fleetVersions is the range of API versions that the cluster speaks: up to the
-// lowest of the engines' highest, from the highest of their lowest. newest is the
-// highest that any engine speaks. Ranges that do not overlap give the lowest for both.
-type fleetVersions struct{ lowest, highest, newest apiVersion }
-
-// defaultVersion is shown while no engine has answered yet.
-const defaultVersion = apiVersion(1041)
-
-// countVersions finds the range anew, when an engine has told its own or has gone.
-func (ns *nodes) countVersions() {
-	var f fleetVersions
-	for _, e := range ns.all() {
-		low, high := e.versions()
-		if high == 0 {
-			continue
-		}
-		f.lowest, f.newest = max(f.lowest, low), max(f.newest, high)
-		if f.highest == 0 || high < f.highest {
-			f.highest = high
-		}
-	}
-	if f.highest == 0 {
-		f = fleetVersions{ourLowest, defaultVersion, defaultVersion}
-	}
-	f.highest = max(f.lowest, f.highest)
-	ns.fleet.Store(&f)
-}
-
 // wait returns when every watcher has ended; their context must have.
 func (ns *nodes) wait() {
 	ns.wg.Wait()
