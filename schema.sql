@@ -73,6 +73,7 @@ CREATE TABLE nodes (
   used_memory_bytes INTEGER NOT NULL DEFAULT 0,
   -- Nodes of one size, whose memory is the same to two digits, are ranked alike whatever is asked
   -- for, so that the best of them are the first in one of the indexes below: by what is asked for.
+  -- Healthy ones only: while a node is listed at the start, its sums change with every container.
   size_class        TEXT GENERATED ALWAYS AS (cpus || ' CPUs, ' || printf('%.1e', memory_bytes)) VIRTUAL,
   load_cpus         REAL GENERATED ALWAYS AS (used_nano_cpus / 1e9 / cpus) VIRTUAL,
   load_memory       REAL GENERATED ALWAYS AS (used_memory_bytes * 1.0 / memory_bytes) VIRTUAL,
@@ -81,10 +82,10 @@ CREATE TABLE nodes (
 CREATE INDEX nodes_by_engine_id ON nodes (engine_id);
 CREATE INDEX nodes_by_name ON nodes (name);
 CREATE INDEX nodes_by_platforms ON nodes (platforms) WHERE state <> 'removed';
-CREATE INDEX nodes_by_containers ON nodes (state, failures, size_class, containers);
-CREATE INDEX nodes_by_load_cpus ON nodes (state, failures, size_class, load_cpus);
-CREATE INDEX nodes_by_load_memory ON nodes (state, failures, size_class, load_memory);
-CREATE INDEX nodes_by_load_both ON nodes (state, failures, size_class, load_both);
+CREATE INDEX nodes_by_containers ON nodes (state, failures, size_class, containers) WHERE state = 'healthy';
+CREATE INDEX nodes_by_load_cpus ON nodes (state, failures, size_class, load_cpus) WHERE state = 'healthy';
+CREATE INDEX nodes_by_load_memory ON nodes (state, failures, size_class, load_memory) WHERE state = 'healthy';
+CREATE INDEX nodes_by_load_both ON nodes (state, failures, size_class, load_both) WHERE state = 'healthy';
 
 CREATE TABLE node_sizes (
   /* How many nodes there are of each state and size; kept by triggers. */
