@@ -76,7 +76,7 @@ func (ns *nodes) keepSettling(ctx context.Context) {
 // giveBack returns to the system what the start of a large cluster took: connecting,
 // listing and inspecting all at once takes far more memory than following does.
 func (ns *nodes) giveBack(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(time.Second / 4)
 	defer tick.Stop()
 	for quiet := 0; quiet < 2; {
 		select {
