@@ -332,7 +332,7 @@ func answers(to net.PacketConn, talk net.Conn, client net.Addr) {
 // wantedRelays lists the published ports of running containers, with their rows'
 // numbers, after dropping the rows of those that run no more. Ports of an engine on
 // a local socket need no relay, they are here already; those on a node's loopback
-// can have none.
+// can have none. A copy that is to take a container's place waits for its numbers.
 func (s *store) wantedRelays(ctx context.Context) (list []*wantedRelay, err error) {
 	err = s.write(ctx, func(t *tx) error {
 		list = nil
@@ -345,7 +345,9 @@ func (s *store) wantedRelays(ctx context.Context) (list []*wantedRelay, err erro
 			  FROM ports p JOIN containers c ON c.id = p.container JOIN nodes n ON n.id = p.node_id
 			  LEFT JOIN relays r ON r.container = p.container AND r.protocol = p.protocol AND r.host_port = p.host_port AND r.host_ip = p.host_ip
 			 WHERE p.protocol IN ('tcp', 'udp') AND c.state <> 'created' AND n.ip <> ''
-			   AND p.host_ip NOT LIKE '127.%' AND p.host_ip NOT IN ('::1', 'host') ORDER BY p.id`)
+			   AND p.host_ip NOT LIKE '127.%' AND p.host_ip NOT IN ('::1', 'host')
+			   AND NOT EXISTS (SELECT 1 FROM moves m WHERE m.copy_id = c.container_id AND m.step <> 'done')
+			 ORDER BY p.id`)
 		if err != nil {
 			return err
 		}

@@ -458,3 +458,22 @@ func TestARangeOfPortsIsKeptOnTheManager(t *testing.T) {
 		t.Errorf("behind is at %s beside two at %s, want what is left of its range", got, two)
 	}
 }
+
+// TestAFixedPortGoesWithAContainerThatMoves: the copy runs before the old one is stopped.
+func TestAFixedPortGoesWithAContainerThatMoves(t *testing.T) {
+	t.Parallel()
+	f := relayedFront(t, "127.0.0.13", filepath.Join(t.TempDir(), "swarmlite.db"), named(t, "a"), named(t, "b"))
+	f.startMover(t, time.Hour, false)
+	f.available(t, "b", "pause")
+	old := f.make(t, "web", `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["reschedule:on-node-failure"],"HostConfig":{"PortBindings":{"7/tcp":[{"HostPort":"18090"}]}}}`)
+	if got := f.shownPort(t, "web", "7/tcp"); got != "127.0.0.13:18090" {
+		t.Fatalf("web is at %s before the move", got)
+	}
+	f.available(t, "b", "active")
+	f.available(t, "a", "drain")
+	f.awaitRows(t, "1", "SELECT count(*) FROM moves WHERE step = 'done' AND outcome = 'moved'")
+	f.awaitRows(t, "18090", "SELECT group_concat(r.listen_port) FROM relays r JOIN containers c ON c.id = r.container WHERE c.name = 'web' AND c.container_id <> ?", old)
+	if got := f.shownPort(t, "web", "7/tcp"); got != "127.0.0.13:18090" {
+		t.Errorf("web is at %s after the move, want its fixed port", got)
+	}
+}
