@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"io"
 	"net/http"
 	"strings"
 )
@@ -104,19 +103,4 @@ func (p *progressLines) read(line []byte) {
 		p.loaded = append(p.loaded, imageName(name))
 	}
 	p.done = p.done || loaded || strings.HasPrefix(l.Status, "Status: ")
-}
-
-// steadyBody is a request's body for a stream of any length: read while the answer
-// already goes out, in small pieces, and given up when it stands still for too long.
-func steadyBody(w http.ResponseWriter, r *http.Request) io.ReadCloser {
-	if r.Body == nil || r.Body == http.NoBody {
-		return r.Body
-	}
-	// Without this net/http swallows what is left of the body at the first byte of
-	// the answer. Where it is not supported the engine answers at the end anyway.
-	_ = http.NewResponseController(w).EnableFullDuplex()
-	if b, ok := r.Body.(*clientBody); ok {
-		b.stalls(bodyWait)
-	}
-	return r.Body
 }

@@ -366,3 +366,18 @@ func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
 }
+
+// steadyBody is a request's body for a stream of any length: read while the answer
+// already goes out, in small pieces, and given up when it stands still for too long.
+func steadyBody(w http.ResponseWriter, r *http.Request) io.ReadCloser {
+	if r.Body == nil || r.Body == http.NoBody {
+		return r.Body
+	}
+	// Without this net/http swallows what is left of the body at the first byte of
+	// the answer. Where it is not supported the engine answers at the end anyway.
+	_ = http.NewResponseController(w).EnableFullDuplex()
+	if b, ok := r.Body.(*clientBody); ok {
+		b.stalls(bodyWait)
+	}
+	return r.Body
+}
