@@ -462,7 +462,16 @@ func TestARangeOfPortsIsKeptOnTheManager(t *testing.T) {
 // TestAFixedPortGoesWithAContainerThatMoves: the copy runs before the old one is stopped.
 func TestAFixedPortGoesWithAContainerThatMoves(t *testing.T) {
 	t.Parallel()
-	f := relayedFront(t, "127.0.0.13", filepath.Join(t.TempDir(), "swarmlite.db"), named(t, "a"), named(t, "b"))
+	a := named(t, "a")
+	f := relayedFront(t, "127.0.0.13", filepath.Join(t.TempDir(), "swarmlite.db"), a, named(t, "b"))
+	a.override("POST", "/stop$", func(w http.ResponseWriter, r *http.Request) {
+		f.awaitRows(t, "1", "SELECT count(*) FROM ports p JOIN containers c ON c.id = p.container WHERE c.name <> 'web' AND c.state = 'running'")
+		if err := f.cluster.relay.sync(f.base); err != nil {
+			t.Error(err)
+		}
+		f.awaitRows(t, "18090", "SELECT group_concat(listen_port) FROM relays") // the old one's alone
+		a.answer(w, r)
+	})
 	f.startMover(t, time.Hour, false)
 	f.available(t, "b", "pause")
 	old := f.make(t, "web", `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["reschedule:on-node-failure"],"HostConfig":{"PortBindings":{"7/tcp":[{"HostPort":"18090"}]}}}`)
