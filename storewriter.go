@@ -197,7 +197,7 @@ func (s *store) company(batch []*write) []*write {
 
 func (w *write) until() time.Time { return w.since.Add(w.wait) }
 
-// commit runs a batch in one transaction, each function in a savepoint of its
+// commit runs a batch in one transaction, each function of several in a savepoint of its
 // own so that one that refuses takes nothing with it. It returns those that may wait
 // on for another program's lock.
 func (s *store) commit(t *tx, batch []*write) (waiting []*write) {
@@ -218,7 +218,15 @@ func (s *store) commit(t *tx, batch []*write) (waiting []*write) {
 		}
 		return waiting
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case len(batch) == 1: // with a savepoint around them all, each of its statements would pass over what all before it have changed
+		if errs[0] = t.guarded(batch[0].fn); errs[0] == nil {
+			_, err = t.exec("COMMIT")
+		} else if _, e := t.exec("ROLLBACK"); e != nil {
+			err = errs[0] // SQLite has taken it back
+		}
+	default:
 		for i, w := range batch {
 			var undone bool
 			if errs[i], undone = t.inSavepoint(w.fn); undone {
@@ -229,9 +237,9 @@ func (s *store) commit(t *tx, batch []*write) (waiting []*write) {
 		if err == nil {
 			_, err = t.exec("COMMIT")
 		}
-		if err != nil {
-			t.exec("ROLLBACK")
-		}
+	}
+	if err != nil {
+		t.exec("ROLLBACK")
 	}
 	if err == nil && t.newEvents {
 		s.wakeEvents()
@@ -253,18 +261,23 @@ func (t *tx) inSavepoint(fn func(*tx) error) (err error, undone bool) {
 	if _, err := t.exec("SAVEPOINT one"); err != nil {
 		return err, true
 	}
-	// A panic in a write must not take the writer with it: every later request would wait for ever.
+	err = t.guarded(fn)
+	if err != nil {
+		_, e := t.exec("ROLLBACK TO one")
+		undone = e != nil
+	}
+	if _, e := t.exec("RELEASE one"); err == nil {
+		err, undone = e, e != nil
+	}
+	return err, undone
+}
+
+// guarded runs fn. A panic in a write must not take the writer with it: every later request would wait for ever.
+func (t *tx) guarded(fn func(*tx) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("write: panic: %v", p)
 		}
-		if err != nil {
-			_, e := t.exec("ROLLBACK TO one")
-			undone = e != nil
-		}
-		if _, e := t.exec("RELEASE one"); err == nil {
-			err, undone = e, e != nil
-		}
 	}()
-	return fn(t), false
+	return fn(t)
 }
