@@ -116,6 +116,7 @@ func TestViewsAnswerAPersonsFirstQuestions(t *testing.T) {
 			(5, 1000000004, 'big', 'x', 'binpack', 3, 0, NULL, '', NULL, 'refused', 'no node fits: 3 of 3 are paused or draining');
 		UPDATE placements SET container_id = '0123456789abcdef' WHERE id = 1;
 		INSERT INTO placement_filters VALUES (1, 'constraint', 'fail constraint storage==ssd', 2), (5, 'availability', 'are paused or draining', 3);
+		INSERT INTO placement_looks VALUES (1, '[["node-1","tcp://10.0.0.1:2375","",62],["node-2","tcp://10.0.0.2:2375","fails constraint storage==ssd",null]]');
 		INSERT INTO reservations (node_id, placement_id, swarm_id, name, image, nano_cpus, memory_bytes, made_at) VALUES (2, 4, 's4', 'db-2', 'postgres', 0, 0, 1000000003)`)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -143,6 +144,7 @@ node-3|healthy|drain|2|5.00 / 4.20|0 / 4301 MiB||||tcp://10.0.0.3:2375|bad answe
 3|db|moved|node-2 was chosen and did not answer, so another node was asked
 2|db|failed|node-2 was chosen and its engine refused: No such image: postgres:latest
 1|web|created|spread chose node-1, the only one of 3 that fits (score 62); 2 fail constraint storage==ssd`},
+		{"SELECT * FROM placement_nodes", "1|node-1|tcp://10.0.0.1:2375||62\n1|node-2|tcp://10.0.0.2:2375|fails constraint storage==ssd|"},
 		{"SELECT name, image, node, since, until FROM ran WHERE '2001-09-09 01:46:41' BETWEEN since AND until ORDER BY name, node", `db|postgres|node-2|2001-09-09 01:46:41|now
 web|nginx|node-1|2001-09-09 01:46:40|now`},
 		{"SELECT * FROM drain", "node-3|drain|healthy||x|dead|\nnode-3|drain|healthy|db|postgres|running|it has no reschedule policy"},
@@ -163,7 +165,7 @@ create without answer|node-2|db-2 since 2001-09-09 01:46:43`},
 	}
 	close(stop)
 	wg.Wait()
-	if views := st.shell(t, "SELECT group_concat(name) FROM (SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY 1)"); views != "cluster,drain,node_load,ps,ran,resource_load,resources_held,trouble,why" {
+	if views := st.shell(t, "SELECT group_concat(name) FROM (SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY 1)"); views != "cluster,drain,node_load,placement_nodes,ps,ran,resource_load,resources_held,trouble,why" {
 		t.Errorf("views %s: a new one wants a case above", views)
 	}
 	if err := st.write(t.Context(), func(t *tx) error { return put(t, "after") }); err != nil {
