@@ -11,53 +11,84 @@ import (
 
 // An engine writes each line of a log as a chunk and a packet of its own, and passing
 // each on alone costs more than the engine takes to write it. So a stream is passed on
-// when nothing more is there to be read; and when that was little fewSmall times in a
-// row, within gatherTime of each other, what follows is left to gather for that long.
+// when nothing more is there to be read; and once that was little fewSmall times in a
+// row, within quickly of each other, what follows is left to gather for gatherTime
+// each time, as long as it comes to more than smallPiece.
 const (
-	gatherTime = time.Millisecond
+	quickly    = time.Millisecond
+	gatherTime = 200 * time.Microsecond // longer, and as many packets as small as these fill the window
 	smallPiece = 2 << 10
 	fewSmall   = 4
+	gatherRoom = 64 << 10
 )
 
 // gatherConn is a connection whose reader hears when a read has to wait. It lies below
 // TLS, where a read takes one record only.
 type gatherConn struct {
 	net.Conn
-	ahead  func() error // called before a read that has to wait; nil: nobody wants to know
-	bytes  int          // read since then
-	small  int          // times in a row that they were few
-	waited int64        // monotonic, when a read had to wait last
+	ahead     func() error // called before a read that has to wait; nil: nobody wants to know
+	drained   bool         // the last read took all that was there
+	last      int64        // monotonic, when it was
+	small     int          // reads in a row that did so, took little, and followed each other quickly
+	gathering bool
+	gathered  int    // bytes, since it was waited for last
+	room      []byte // while gathering: few of its readers ask for much at a time
+	held      []byte // in room, read and not handed out yet
 }
 
 func (c *gatherConn) Read(p []byte) (int, error) {
+	if len(c.held) > 0 {
+		n := copy(p, c.held)
+		c.held = c.held[n:]
+		return n, nil
+	}
 	if c.ahead == nil {
 		return c.Conn.Read(p)
 	}
+	if c.gathering && c.drained { // a line may be there by now, and soon there are many
+		if err := c.ahead(); err != nil {
+			return 0, err
+		}
+		if c.gathered < smallPiece {
+			c.gathering, c.small, c.room = false, 0, nil
+		} else {
+			pause := unix.NsecToTimespec(int64(gatherTime)) // Go's own timers are up to a millisecond late
+			unix.Nanosleep(&pause, nil)
+		}
+		c.gathered = 0
+	}
+	if !c.gathering {
+		return c.read(p)
+	}
+	n, err := c.read(c.room)
+	c.held = c.room[:n]
+	n = copy(p, c.held)
+	c.held = c.held[n:]
+	return n, err
+}
+
+func (c *gatherConn) read(p []byte) (int, error) {
 	n, err, there := readNow(c.Conn, p)
 	if !there {
 		if err := c.ahead(); err != nil {
 			return 0, err
 		}
-		c.pause()
 		n, err = c.Conn.Read(p)
 	}
-	c.bytes += n
-	return n, err
-}
-
-// pause lets small pieces gather that come in quick succession.
-func (c *gatherConn) pause() {
 	now := monotonic()
-	if c.bytes < smallPiece && now-c.waited < int64(gatherTime) {
-		c.small++
-	} else {
+	c.drained = n < len(p)
+	switch quick := now-c.last < int64(quickly); {
+	case c.gathering:
+		c.gathered += n
+	case !quick || !c.drained || n >= smallPiece:
 		c.small = 0
+	default:
+		if c.small++; c.small >= fewSmall {
+			c.gathering, c.gathered, c.room = true, smallPiece, make([]byte, gatherRoom)
+		}
 	}
-	if c.small >= fewSmall {
-		time.Sleep(gatherTime)
-		now = monotonic()
-	}
-	c.bytes, c.waited = 0, now
+	c.last = now
+	return n, err
 }
 
 // readNow reads what is there; false if that is nothing, or if an ordinary read has to
