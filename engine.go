@@ -515,14 +515,31 @@ func decodeAnswer(r io.Reader, dest any) error {
 	if !ok {
 		return json.NewDecoder(r).Decode(dest)
 	}
-	var whole bytes.Buffer
-	whole.Grow(16 << 10)
-	if _, err := whole.ReadFrom(r); err != nil {
-		return err
+	whole, err := readWhole(r)
+	if err == nil {
+		*items, err = arrayItems(whole)
 	}
-	list, err := arrayItems(whole.Bytes())
-	*items = list
 	return err
+}
+
+// readWhole reads r to its end, piece by piece: one buffer that grows would have been
+// copied, and its copies left behind, by the time an endless answer is given up.
+func readWhole(r io.Reader) ([]byte, error) {
+	var pieces [][]byte
+	for piece := make([]byte, 0, 16<<10); ; {
+		n, err := r.Read(piece[len(piece):cap(piece)])
+		piece = piece[:len(piece)+n]
+		if errors.Is(err, io.EOF) {
+			return bytes.Join(append(pieces, piece), nil), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(piece) == cap(piece) {
+			pieces = append(pieces, piece)
+			piece = make([]byte, 0, min(2*cap(piece), 1<<20))
+		}
+	}
 }
 
 func (e *engine) get(ctx context.Context, path, query string) (io.ReadCloser, error) {
