@@ -219,8 +219,7 @@ func (c *cluster) create(ctx context.Context, header http.Header, call *call, lo
 		}
 		e := c.nodes.get(p.node)
 		if e == nil || !c.answers(ctx, e, load) {
-			load.exclude = append(load.exclude, p.node)
-			if err := c.release(ctx, p, "moved", "no answer to a ping", 0); err != nil {
+			if err := c.passOver(ctx, load, p, "no answer to a ping", 0); err != nil {
 				return nil, err
 			}
 			continue
@@ -238,21 +237,13 @@ func (c *cluster) create(ctx context.Context, header http.Header, call *call, lo
 			resp, err = c.createWithImage(ctx, e, header, call, p, load, body, resp)
 		}
 		took := time.Since(began)
-		var ee *engineError
-		switch {
-		case errors.As(err, &ee) && !ee.sent:
-			load.exclude = append(load.exclude, p.node)
-			if err := c.release(ctx, p, "moved", ee.Error(), took); err != nil {
+		if err != nil {
+			if err := c.notAnswered(ctx, load, p, err, took); err != nil {
 				return nil, err
 			}
 			continue
-		case errors.As(err, &ee):
-			c.unknown(p, asAnswer(err, true), took)
-			return nil, err
-		case err != nil:
-			c.release(ctx, p, "failed", err.Error(), took) // the client hears why it failed
-			return nil, err
-		case resp.status != http.StatusCreated:
+		}
+		if resp.status != http.StatusCreated {
 			c.nodes.noteWork(ctx, e, false, resp.status)
 			return resp, c.release(ctx, p, "failed", engineMessage(bytes.NewReader(resp.body)), took)
 		}
@@ -262,6 +253,27 @@ func (c *cluster) create(ctx context.Context, header http.Header, call *call, lo
 		}
 		return resp, nil
 	}
+}
+
+// notAnswered settles what was placed on an engine whose answer did not come, for cause.
+// It returns what the client hears; nil: nothing was sent, so the next node is asked.
+func (c *cluster) notAnswered(ctx context.Context, load *workload, p *placement, cause error, took time.Duration) error {
+	var ee *engineError
+	switch {
+	case !errors.As(cause, &ee):
+		c.release(ctx, p, "failed", cause.Error(), took) // the client hears why it failed
+	case ee.sent:
+		c.unknown(p, asAnswer(cause, true), took)
+	default:
+		return c.passOver(ctx, load, p, ee.Error(), took)
+	}
+	return cause
+}
+
+// passOver has the next node asked for load: nothing was sent to p's.
+func (c *cluster) passOver(ctx context.Context, load *workload, p *placement, why string, took time.Duration) error {
+	load.exclude = append(load.exclude, p.node)
+	return c.release(ctx, p, "moved", why, took)
 }
 
 // release gives p's room back; if the database cannot, a look at the node will.

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -81,8 +80,7 @@ func (c *cluster) make(ctx context.Context, header http.Header, call *call, load
 		}
 		e := c.nodes.get(p.node)
 		if e == nil || !c.answers(ctx, e, load) {
-			load.exclude = append(load.exclude, p.node)
-			if err := c.release(ctx, p, "moved", "no answer to a ping", 0); err != nil {
+			if err := c.passOver(ctx, load, p, "no answer to a ping", 0); err != nil {
 				return nil, err
 			}
 			continue
@@ -90,21 +88,13 @@ func (c *cluster) make(ctx context.Context, header http.Header, call *call, load
 		began := time.Now()
 		resp, err := e.exchange(ctx, http.MethodPost, e.url(call.version, path, call.query.Encode()), header, data, change)
 		took := time.Since(began)
-		var ee *engineError
-		switch {
-		case errors.As(err, &ee) && !ee.sent:
-			load.exclude = append(load.exclude, p.node)
-			if err := c.release(ctx, p, "moved", ee.Error(), took); err != nil {
+		if err != nil {
+			if err := c.notAnswered(ctx, load, p, err, took); err != nil {
 				return nil, err
 			}
 			continue
-		case errors.As(err, &ee):
-			c.unknown(p, asAnswer(err, true), took)
-			return nil, err
-		case err != nil:
-			c.release(ctx, p, "failed", err.Error(), took) // the client hears why it failed
-			return nil, err
-		case resp.status != http.StatusCreated:
+		}
+		if resp.status != http.StatusCreated {
 			return resp, c.release(ctx, p, "failed", engineMessage(bytes.NewReader(resp.body)), took)
 		}
 		if err := c.madeRow(ctx, e, p, took, func(t *tx) (mark, error) { return made(t, p, resp.body) }); err != nil {
