@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -247,13 +248,23 @@ func (e *labEngine) reset(t testing.TB) {
 		lab(t, "restart", e.name)
 	}
 	lab(t, "resume", e.name)
-	if ids := strings.Fields(e.docker(t, "ps", "-aq")); len(ids) > 0 {
-		e.docker(t, append([]string{"rm", "-fv"}, ids...)...)
-	}
-	e.docker(t, "network", "prune", "-f")
-	if names := strings.Fields(e.docker(t, "volume", "ls", "-q")); len(names) > 0 {
-		e.docker(t, append([]string{"volume", "rm", "-f"}, names...)...)
-	}
+	// What is on its way out by itself, as after a run --rm, cannot be removed and holds what it uses.
+	eventually(t, time.Minute, func() error {
+		for _, kind := range []struct{ list, remove []string }{
+			{[]string{"ps", "-aq"}, []string{"rm", "-fv"}},
+			{[]string{"network", "ls", "-q", "--filter", "type=custom"}, []string{"network", "rm"}},
+			{[]string{"volume", "ls", "-q"}, []string{"volume", "rm", "-f"}},
+		} {
+			found := strings.Fields(e.docker(t, kind.list...))
+			if len(found) == 0 {
+				continue
+			}
+			if _, stderr, exit := dockerCLI(t, e.addr, append(kind.remove, found...)...); exit != 0 {
+				return fmt.Errorf("%s: docker %s: %s", e.name, strings.Join(kind.remove, " "), stderr)
+			}
+		}
+		return nil
+	})
 	// The image is loaded again rather than spared: a test may have removed it.
 	if ids := strings.Fields(e.docker(t, "images", "-aq")); len(ids) > 1 || len(ids) == 0 ||
 		e.docker(t, "images", "-q", "busybox:latest") == "" {
@@ -279,13 +290,13 @@ func dockerCLI(t testing.TB, host string, args ...string) (stdout, stderr string
 }
 
 // dockerCommand is dockerCLI's command before it runs, for a test that talks to it. It
-// is killed after two minutes, and when the test ends.
+// is killed after five minutes, and when the test ends.
 func dockerCommand(t testing.TB, host string, args ...string) *exec.Cmd {
 	t.Helper()
 	if !strings.Contains(host, "://") {
 		host = "tcp://" + host
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, "docker", args...)
 	cmd.WaitDelay = time.Second
@@ -385,7 +396,7 @@ func (m *manager) ready(t testing.TB) {
 	t.Helper()
 	client := &http.Client{Timeout: 5 * time.Second}
 	defer client.CloseIdleConnections()
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if !m.running() {
 			t.Fatalf("swarmlite ended: %v\n%s", m.cmd.ProcessState, m.log.String())
 		}
@@ -454,7 +465,7 @@ func (m *manager) stop(t testing.TB) int {
 	if err := m.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatalf("stop swarmlite: %v", err)
 	}
-	return m.wait(t, 30*time.Second)
+	return m.wait(t, time.Minute)
 }
 
 // wait returns the exit code of a manager that ends by itself.
@@ -550,16 +561,24 @@ func flagValue(args []string, name string) string {
 	return ""
 }
 
-// freePort is an address of loopback that nobody listens on.
+// freePort is an address of loopback that nobody listens on. The kernel gives numbers
+// from 32768 on to whoever asks for any, and to connections: one of those might be
+// taken before the test listens there, or while what listens is started again.
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		addr := fmt.Sprint("127.0.0.1:", 20000+(os.Getpid()*100+int(portsGiven.Add(1)))%12000)
+		if l, err := net.Listen("tcp", addr); err == nil {
+			l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port below 32768")
+	return ""
 }
+
+// portsGiven has each call of freePort try another number.
+var portsGiven atomic.Int32
 
 // logBuffer keeps what a process prints; it may be read while more comes.
 type logBuffer struct {
@@ -593,89 +612,5 @@ func eventually(t testing.TB, timeout time.Duration, f func() error) {
 			t.Fatalf("after %v still: %v", timeout, err)
 		}
 		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-// --- the lab itself ----------------------------------------------------------
-
-func TestLabEngineSurvivesPowerCutWithItsData(t *testing.T) {
-	t.Parallel()
-	e := labStart(t, "lab-power", "--label", "storage=tape")
-	e.docker(t, "run", "-d", "--name", "web", "-p", "8080:80", "busybox", "httpd", "-f", "-h", "/etc")
-	host, _, _ := strings.Cut(e.addr, ":")
-	page, err := http.Get("http://" + net.JoinHostPort(host, "8080") + "/passwd")
-	if err != nil {
-		t.Fatalf("published port: %v", err)
-	}
-	page.Body.Close()
-	before := e.docker(t, "info", "-f", "{{.ID}} {{.Name}} {{.Labels}}")
-	e.kill(t)
-	if _, _, exit := dockerCLI(t, e.addr, "version"); exit == 0 {
-		t.Error("a killed engine answers")
-	}
-	e.restart(t)
-	if after := e.docker(t, "info", "-f", "{{.ID}} {{.Name}} {{.Labels}}"); after != before || !strings.Contains(after, "lab-power [storage=tape]") {
-		t.Errorf("engine after a power cut: %s, want %s", after, before)
-	}
-	if got := e.docker(t, "ps", "-a", "--format", "{{.Names}} {{.State}}"); got != "web exited" {
-		t.Errorf("containers after a power cut: %s, want web exited", got)
-	}
-}
-
-func TestLabEngineThatHangsOrIsUnpluggedComesBack(t *testing.T) {
-	t.Parallel()
-	e := labStart(t, "lab-hang")
-	client := &http.Client{Timeout: 500 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
-	ping := func() error {
-		resp, err := client.Get("http://" + e.addr + "/_ping")
-		if err == nil {
-			resp.Body.Close()
-		}
-		return err
-	}
-	for name, act := range map[string][2]func(testing.TB){
-		"pause":  {e.pause, e.resume},
-		"unplug": {e.unplug, e.plug},
-	} {
-		act[0](t)
-		if err := ping(); !os.IsTimeout(err) {
-			t.Errorf("ping after %s = %v, want a timeout", name, err)
-		}
-		act[1](t)
-		eventually(t, 5*time.Second, ping)
-	}
-	e.stop(t)
-	if err := ping(); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("ping after stop = %v, want connection refused", err)
-	}
-}
-
-func TestLabRegistryServesBusybox(t *testing.T) {
-	t.Parallel()
-	e := labStart(t, "lab-pull")
-	image := labRegistry(t) + "/busybox"
-	e.docker(t, "pull", image)
-	if got := e.docker(t, "run", "--rm", image, "echo", "pulled"); got != "pulled" {
-		t.Errorf("run %s = %q, want pulled", image, got)
-	}
-}
-
-func TestManagerStartsAgainOverTheSameNodes(t *testing.T) {
-	engines := labEngines(t)
-	m := startManager(t, engines[0].addr, engines[1].addr, engines[2].addr)
-	m.docker(t, "run", "-d", "--name", "web", "-e", "constraint:storage==disk", "busybox", "sleep", "1000")
-	if got := engines[1].docker(t, "ps", "--format", "{{.Names}}"); got != "web" {
-		t.Errorf("containers on node-2: %q, want web", got)
-	}
-	m.kill9(t)
-	m.restart(t)
-	if got := m.docker(t, "ps", "--format", `{{.Names}} {{.Label "com.docker.swarm.node"}}`); got != "web node-2" {
-		t.Errorf("ps after a restart: %q, want web node-2", got)
-	}
-	if got := m.sql(t, "SELECT count(*) FROM nodes WHERE state = 'healthy'"); got != "3" {
-		t.Errorf("healthy nodes after a restart: %s, want 3", got)
-	}
-	if code := m.stop(t); code != 0 {
-		t.Errorf("exit code %d, want 0", code)
 	}
 }
