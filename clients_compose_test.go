@@ -78,7 +78,7 @@ func testCompose(t *testing.T, c composeClient) {
 	w.onOneNode(t)
 	has(do("ps"), "(healthy)")
 	for _, host := range []string{w.addr, w.alone.addr} { // what is last to be said
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			if id := dockerOK(t, host, "ps", "-q", "--filter", "label=com.docker.compose.service=worker"); dockerOK(t, host, "logs", id) != "row" {
 				return fmt.Errorf("the worker on %s has not found the web server", host)
 			}

@@ -79,7 +79,7 @@ func clientTestcontainersCrash(t *testing.T) {
 		t.Fatalf("crash.js: %v, want %v", r, want)
 	}
 	for _, host := range []string{w.addr, w.alone.addr} {
-		eventually(t, 20*time.Second, func() error {
+		eventually(t, time.Minute, func() error {
 			if left := dockerOK(t, host, "ps", "-aq") + dockerOK(t, host, "network", "ls", "-q", "--filter", "type=custom"); left != "" {
 				return fmt.Errorf("Ryuk has left on %s: %s", host, left)
 			}

@@ -55,8 +55,8 @@ var clientVariable = []struct {
 	{regexp.MustCompile(`(<node>|0\.0\.0\.0|127\.0\.0\.1):[1-6]\d{4}\b`), "<node>:<port>"},
 	{regexp.MustCompile(`\b[0-9a-f]{10}\b`), "<id>"}, // docker-py's short ID
 	{regexp.MustCompile(`\b\d+(\.\d+)? ?seconds\b`), "<duration>"},
-	{regexp.MustCompile(`\d+ +\d+ +0 +\S+ +\? +[0-9:]+`), "<pid>"}, // of ps
-	{regexp.MustCompile(`-{20,}`), "<line>"},                       // as wide as a table
+	{regexp.MustCompile(`\d+ +\d+ +\d+ +\S+ +\? +[0-9:]+`), "<pid>"}, // of ps
+	{regexp.MustCompile(`-{20,}`), "<line>"},                         // as wide as a table
 }
 
 // clientRun is one run of a client program.

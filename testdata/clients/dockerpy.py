@@ -74,7 +74,10 @@ def containers():
     say("exec detached", c.exec_run("touch /tmp/seen", detach=True).output)
     sock = c.exec_run(["cat"], stdin=True, socket=True, tty=True).output
     sock._sock.sendall(b"typed\n")
-    say("exec socket", sock._sock.recv(7))
+    data = b""
+    while len(data) < 7:
+        data += sock._sock.recv(7 - len(data)) or b"THE END"
+    say("exec socket", data)
     sock.close()
     exec_id = api.exec_create(c.id, ["true"])["Id"]
     api.exec_start(exec_id)

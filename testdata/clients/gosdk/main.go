@@ -35,7 +35,7 @@ func main() {
 		fmt.Println(err)
 		os.Exit(1)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	p := &program{Client: c, ctx: ctx, image: os.Args[1] + "/busybox:latest"}
 	for _, part := range []func(*program) error{(*program).system, (*program).images, (*program).containers,

@@ -67,10 +67,12 @@ async function images () {
   pack.finalize()
   const built = await progress(await docker.buildImage(pack, { t: 'node:built', buildargs: { WORD: 'built' } }))
   say('build', built.filter(l => /^Success/.test(l.stream)).length)
+  // Not with AutoRemove: run asks for the exit code when the container may be gone.
   const out = new PassThrough()
-  const [result] = await docker.run('node:built', [], out, { HostConfig: { AutoRemove: true } })
-  out.end()
-  say('run what was built', result, await text(out))
+  const output = text(out)
+  const [result, ran] = await docker.run('node:built', [], out)
+  say('run what was built', result, await output)
+  await ran.remove()
   const archive = await docker.getImage('node:built').get()
   const loaded = await progress(await docker.loadImage(archive))
   say('load', loaded[loaded.length - 1].stream)
@@ -91,7 +93,10 @@ async function containers () {
   say('create', sorted(Object.keys(container)).includes('id'))
   const ended = container.wait({ condition: 'removed' })
   await container.start()
-  await until('logs', async () => String(await container.logs({ stdout: true, stderr: true })).includes('err'))
+  await until('logs', async () => {
+    const logs = String(await container.logs({ stdout: true, stderr: true }))
+    return logs.includes('out') && logs.includes('err') // two pipes, and either may be first
+  })
   say('logs', await split(await container.logs({ stdout: true, stderr: true, follow: false }).then(b => { const s = new PassThrough(); s.end(b); return s })))
   const following = split(await container.logs({ stdout: true, stderr: true, follow: true }))
   const exec = await container.exec({ Cmd: ['sh', '-c', 'read line; echo "got $line"; echo bad >&2; exit 6'], AttachStdin: true, AttachStdout: true, AttachStderr: true })

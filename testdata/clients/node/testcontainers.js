@@ -42,7 +42,8 @@ async function logAndPort () {
     .withLogConsumer(stream => stream.on('data', line => lines.push(String(line).trim())))
     .start()
   say('logs', (await new Promise(resolve => one.logs().then(stream => { let all = ''; stream.on('data', d => { all += d; if (all.includes('ready')) resolve(all) }) }))).trim())
-  say('log consumer', lines.includes('starting'))
+  for (let i = 0; i < 200 && !lines.join().includes('starting'); i++) await new Promise(resolve => setTimeout(resolve, 50))
+  say('log consumer', lines.join().includes('starting'))
   await one.stop({ timeout: 1 })
 }
 
@@ -52,7 +53,7 @@ async function networks () {
     new GenericContainer(image).withNetwork(network).withNetworkAliases('server').withCommand(['sh', '-c', 'echo inside >/tmp/index.html; exec httpd -f -p 8080 -h /tmp'])
       .withExposedPorts(8080).withWaitStrategy(Wait.forListeningPorts()).start(),
     new GenericContainer(image).withNetwork(network).withCommand(['sleep', '1000'])
-      .withHealthCheck({ test: ['CMD-SHELL', 'true'], interval: 200, timeout: 1000, retries: 5, startPeriod: 0 }).withWaitStrategy(Wait.forHealthCheck()).start()
+      .withHealthCheck({ test: ['CMD-SHELL', 'true'], interval: 200, timeout: 20000, retries: 5, startPeriod: 0 }).withWaitStrategy(Wait.forHealthCheck()).start()
   ])
   say('by alias', (await healthy.exec(['wget', '-qO-', 'http://server:8080/'])).output)
   say('names', server.getNetworkNames().length, healthy.getNetworkNames().length)
