@@ -211,7 +211,7 @@ func TestE2EDrainMovesAServiceAndLeavesData(t *testing.T) {
 		t.Errorf("node rm = %d %s%s", exit, stdout, stderr)
 	}
 	m.docker(t, "node", "update", "--availability", "active", node)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := m.sql(t, "SELECT * FROM drain"); got != "" {
 			return errors.New(got)
 		}
@@ -246,7 +246,7 @@ func TestF28ARealNodeIsLostAndComesBack(t *testing.T) {
 			}
 			return nil
 		})
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			if got, err := page(t, m, "site"); err != nil || got != "I am site\n" {
 				return fmt.Errorf("%s: site says %q, %v elsewhere", lose.how, got, err)
 			}

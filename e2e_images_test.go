@@ -163,7 +163,7 @@ func TestE2ESaveLoadImport(t *testing.T) {
 	for i, word := range []string{"one", "two"} {
 		dockerBuild(t, mustLookPath(t, "docker"), w.engines[i].addr, false, "-t", word+":1", dockerfile(t, word))
 	}
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if n := len(strings.Fields(w.docker(t, "images", "-q", "--filter", "reference=*:1"))); n != 2 {
 			return fmt.Errorf("%d of 2 images are listed", n)
 		}

@@ -118,7 +118,7 @@ func TestE2ELifecycle(t *testing.T) {
 	t.Run("update", func(t *testing.T) {
 		reserved := func(want string) {
 			t.Helper()
-			eventually(t, 5*time.Second, func() error {
+			eventually(t, 20*time.Second, func() error {
 				if got := w.sql(t, "SELECT nano_cpus, memory_bytes FROM containers WHERE name = 'site'"); got != want {
 					return fmt.Errorf("reserved: %s, want %s", got, want)
 				}

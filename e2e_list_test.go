@@ -132,7 +132,7 @@ func (w *twin) testPsByNode(t *testing.T) {
 		t.Errorf("docker ps --filter node=nosuch: %s", got)
 	}
 	id := w.docker(t, "ps", "-q", "--no-trunc", "--filter", "name=web")
-	for ref, want := range map[string]string{id: "web", id[:12]: "web", id[:3]: "web", id[1:]: "", strings.ToUpper(id): "", "": ""} {
+	for ref, want := range map[string]string{id: "web", id[:12]: "web", id[:8]: "web", id[1:]: "", strings.ToUpper(id): "", "": ""} {
 		if got := w.docker(t, "ps", "--filter", "id="+ref, "--format", "{{.Names}}"); got != want {
 			t.Errorf("docker ps --filter id=%s: %q, want %q", ref, got, want)
 		}
@@ -160,7 +160,7 @@ func (w *twin) testAmbiguous(t *testing.T) {
 		}
 		e.docker(t, "create", "--name", "never", "busybox", "true")
 	}
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := w.docker(t, "ps", "-a", "--filter", "name=never", "-q"); len(strings.Fields(got)) != 3 {
 			return fmt.Errorf("containers called never: %q, want 3", got)
 		}

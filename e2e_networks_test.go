@@ -98,7 +98,7 @@ func TestE2ENetworks(t *testing.T) {
 		for _, e := range w.engines[:2] {
 			e.docker(t, "network", "create", "twice")
 		}
-		eventually(t, 5*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			if got := w.docker(t, "network", "ls", "--filter", "name=twice", "--format", `{{.Label "com.docker.swarm.node"}}`); len(strings.Fields(got)) != 2 {
 				return fmt.Errorf("listed on %q", got)
 			}
@@ -153,7 +153,7 @@ func TestE2EVolumes(t *testing.T) {
 		for _, e := range w.engines {
 			e.docker(t, "run", "--rm", "-v", "same:/d", "busybox", "sh", "-c", "hostname >/d/f; echo "+e.name+" >/d/node")
 		}
-		eventually(t, 5*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			if got := w.docker(t, "volume", "ls", "-q", "--filter", "name=same"); len(strings.Fields(got)) != 3 || !strings.Contains(got, "node-3/same") {
 				return fmt.Errorf("listed as %q", got)
 			}
@@ -288,8 +288,20 @@ func TestE2ESwarmNetworkSpansNodes(t *testing.T) {
 	m.docker(t, "network", "create", "-d", "overlay", "--attachable", "over")
 	m.docker(t, "run", "-d", "--name", "web", "--network", "over", "-e", "constraint:node==swarm-w1", "busybox", "httpd", "-f", "-h", "/etc")
 	m.docker(t, "run", "-d", "--name", "client", "--network", "over", "-e", "constraint:node==swarm-w2", "busybox", "sleep", "1000")
-	m.docker(t, "exec", "client", "ping", "-c1", "-W5", "web")
-	if got := m.docker(t, "exec", "client", "wget", "-qO-", "http://web/passwd"); !strings.Contains(got, "root:") {
+	// The nodes of a swarm tell each other of names and addresses as they come.
+	reaches := func(from string, command ...string) (got string) {
+		t.Helper()
+		eventually(t, time.Minute, func() error {
+			r := runCommand(dockerCommand(t, m.addr, append([]string{"exec", from}, command...)...), nil)
+			if got = r.stdout; r.exit != 0 {
+				return fmt.Errorf("%s: %v: %v", from, command, r)
+			}
+			return nil
+		})
+		return got
+	}
+	reaches("client", "ping", "-c1", "-W5", "web")
+	if got := reaches("client", "wget", "-qO-", "http://web/passwd"); !strings.Contains(got, "root:") {
 		t.Errorf("page over the overlay network: %q", got)
 	}
 	if got := m.docker(t, "ps", "--format", `{{.Names}} {{.Label "com.docker.swarm.node"}}`); got != "client swarm-w2\nweb swarm-w1" {
@@ -305,29 +317,32 @@ func TestE2ESwarmNetworkSpansNodes(t *testing.T) {
 	if r := runCommand(dockerCommand(t, m.addr, "run", "--rm", "--network", "over", "-e", "constraint:node==swarm-none", "busybox", "true"), nil); r.exit != 125 || !strings.Contains(r.stderr, "no node fits") {
 		t.Errorf("run outside the swarm: %v", r)
 	}
-	var inspected []struct {
-		Scope      string
-		Containers map[string]struct{ Name string }
-		Peers      []struct{ IP string }
-	}
-	if err := json.Unmarshal([]byte(m.docker(t, "network", "inspect", "over")), &inspected); err != nil {
-		t.Fatal(err)
-	}
-	var members []string
-	for _, c := range inspected[0].Containers {
-		if !strings.HasSuffix(c.Name, "-endpoint") {
-			members = append(members, c.Name)
+	eventually(t, 20*time.Second, func() error {
+		var inspected []struct {
+			Scope      string
+			Containers map[string]struct{ Name string }
+			Peers      []struct{ IP string }
 		}
-	}
-	if slices.Sort(members); strings.Join(members, " ") != "any0 any1 any2 client web" || len(inspected[0].Peers) != 3 || inspected[0].Scope != "swarm" {
-		t.Errorf("inspect: %s of %+v", members, inspected)
-	}
+		if err := json.Unmarshal([]byte(m.docker(t, "network", "inspect", "over")), &inspected); err != nil {
+			return err
+		}
+		var members []string
+		for _, c := range inspected[0].Containers {
+			if !strings.HasSuffix(c.Name, "-endpoint") {
+				members = append(members, c.Name)
+			}
+		}
+		if slices.Sort(members); strings.Join(members, " ") != "any0 any1 any2 client web" || len(inspected[0].Peers) != 3 || inspected[0].Scope != "swarm" {
+			return fmt.Errorf("inspect: %s of %+v", members, inspected)
+		}
+		return nil
+	})
 	if got := m.docker(t, "network", "ls", "--filter", "name=over", "--format", "{{.Name}} {{.Driver}} {{.Scope}}"); got != "over overlay swarm" {
 		t.Errorf("ls: %q, want it once", got)
 	}
 	m.docker(t, "run", "-d", "--name", "late", "-e", "constraint:node==swarm-w1", "busybox", "sleep", "1000")
 	m.docker(t, "network", "connect", "over", "late")
-	m.docker(t, "exec", "late", "ping", "-c1", "-W5", "client")
+	reaches("late", "ping", "-c1", "-W5", "client")
 	if r := runCommand(dockerCommand(t, m.addr, "network", "rm", "over"), nil); r.exit == 0 || !strings.Contains(r.stderr, "in use") {
 		t.Errorf("rm of a network in use: %v", r)
 	}
@@ -336,7 +351,16 @@ func TestE2ESwarmNetworkSpansNodes(t *testing.T) {
 		t.Error("a network that no node uses is not listed any more")
 	}
 	m.docker(t, "network", "inspect", "over")
-	m.docker(t, "network", "rm", "over")
+	eventually(t, time.Minute, func() error { // the swarm's manager hears a little later that its tasks have ended
+		r := runCommand(dockerCommand(t, m.addr, "network", "rm", "over"), nil)
+		if r.exit != 0 && !strings.Contains(r.stderr, "in use") {
+			t.Fatalf("rm of the network: %v", r)
+		}
+		if r.exit != 0 {
+			return fmt.Errorf("rm of the network: %v", r)
+		}
+		return nil
+	})
 	if got := m.docker(t, "network", "ls", "-q", "--filter", "name=over"); got != "" {
 		t.Error("a network that was removed is still listed")
 	}

@@ -125,8 +125,9 @@ func (w *twin) testRunInput(t *testing.T) {
 func (w *twin) testRunTerminal(t *testing.T) {
 	term := openTerminal(t, dockerCommand(t, w.addr, "run", "--rm", "-it", "--name", "term", "busybox", "sh"))
 	term.shows(t, "/ # ")
-	term.press(t, "tty; stty size\n")
-	term.shows(t, "/dev/pts/0\r\n24 80\r\n")
+	term.press(t, "tty\n")
+	term.shows(t, "/dev/pts/0\r\n")
+	term.hasSize(t, "24 80")
 	term.resize(t, 100, 30)
 	eventually(t, 20*time.Second, func() error {
 		if got := w.docker(t, "exec", "term", "stty", "-F", "/dev/pts/0", "size"); got != "30 100" {
@@ -227,15 +228,17 @@ func (w *twin) testRunPorts(t *testing.T) {
 		}
 	}
 	w.same(t, "port", "site", "99")
-	page, err := http.Get("http://" + address + "/passwd")
-	if err != nil {
-		t.Fatalf("published port: %v", err)
-	}
-	body, err := io.ReadAll(page.Body)
-	page.Body.Close()
-	if err != nil || !strings.HasPrefix(string(body), "root:") {
-		t.Errorf("page from the published port: %q, %v", body, err)
-	}
+	eventually(t, 20*time.Second, func() error {
+		page, err := http.Get("http://" + address + "/passwd")
+		if err != nil {
+			return err
+		}
+		defer page.Body.Close()
+		if body, err := io.ReadAll(page.Body); err != nil || !strings.HasPrefix(string(body), "root:") {
+			return fmt.Errorf("page from the published port: %q, %v", body, err)
+		}
+		return nil
+	})
 	// Any port: the engine picks, a start shows it.
 	w.docker(t, "run", "-d", "--name", "any", "-P", "--expose", "80", "busybox", "httpd", "-f", "-h", "/etc")
 	shown := w.docker(t, "port", "any", "80")

@@ -82,6 +82,16 @@ func (w *twin) sameSorted(t *testing.T, args ...string) cliResult {
 // sameWith is same with an input, and with a change to both outputs before they are compared.
 func (w *twin) sameWith(t *testing.T, stdin []byte, change func(string) string, args ...string) cliResult {
 	t.Helper()
+	r, err := w.compare(t, stdin, change, args...)
+	if err != nil {
+		t.Error(err)
+	}
+	return r
+}
+
+// compare is sameWith that returns the difference.
+func (w *twin) compare(t *testing.T, stdin []byte, change func(string) string, args ...string) (cliResult, error) {
+	t.Helper()
 	var both [2]cliResult
 	var wg sync.WaitGroup
 	for i, host := range []string{w.addr, w.alone.addr} {
@@ -97,9 +107,9 @@ func (w *twin) sameWith(t *testing.T, stdin []byte, change func(string) string, 
 		return r
 	}
 	if got, want := normal(both[0]), normal(both[1]); got != want {
-		t.Errorf("docker %s\non the cluster: %v\non one engine: %v", strings.Join(args, " "), got.without(want), want.without(got))
+		return both[0], fmt.Errorf("docker %s\non the cluster: %v\non one engine: %v", strings.Join(args, " "), got.without(want), want.without(got))
 	}
-	return both[0]
+	return both[0], nil
 }
 
 // without leaves out, of long texts, the lines that other has too.
@@ -363,6 +373,28 @@ func (x *terminal) ends(t *testing.T) int {
 	t.Helper()
 	_ = x.cmd.Wait() // its end is in ProcessState
 	return x.cmd.ProcessState.ExitCode()
+}
+
+// hasSize asks the shell in it until it has this size, which the docker command sets when
+// the shell runs already.
+func (x *terminal) hasSize(t *testing.T, size string) {
+	t.Helper()
+	answer := regexp.MustCompile(`size is (\d+ \d+)\r\n`)
+	eventually(t, 20*time.Second, func() error {
+		before := len(answer.FindAllString(x.screen.String(), -1))
+		x.press(t, "echo size is $(stty size)\n")
+		var told [][]string
+		eventually(t, 20*time.Second, func() error {
+			if told = answer.FindAllStringSubmatch(x.screen.String(), -1); len(told) <= before {
+				return fmt.Errorf("the shell does not tell its size: %q", x.screen)
+			}
+			return nil
+		})
+		if got := told[len(told)-1][1]; got != size {
+			return fmt.Errorf("the terminal's size is %s, want %s", got, size)
+		}
+		return nil
+	})
 }
 
 func outputHas(t *testing.T, out *logBuffer, text string) {
