@@ -71,7 +71,7 @@ func TestBuildsOfOneClientStickToOneNode(t *testing.T) {
 		}
 	}
 	f.node(first).stop()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if f.alive(f.nodeID(first)) {
 			return fmt.Errorf("%s is healthy", first)
 		}
@@ -82,7 +82,7 @@ func TestBuildsOfOneClientStickToOneNode(t *testing.T) {
 		t.Fatalf("with %s down the build went to %q", first, second)
 	}
 	f.node(first).restart()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if !f.alive(f.nodeID(first)) {
 			return fmt.Errorf("%s is down", first)
 		}
@@ -211,7 +211,7 @@ func TestSessionGoesWhereItsBuildGoes(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				eventually(t, 5*time.Second, func() error {
+				eventually(t, 20*time.Second, func() error {
 					e, _, err := f.builder(t.Context(), "address 127.0.0.1", &workload{})
 					if err != nil || e.nodeName() != sticky {
 						return fmt.Errorf("the client builds on %v (%v)", e, err)

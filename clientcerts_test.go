@@ -189,7 +189,7 @@ func TestF73ARevokedCertificateLosesItsStreams(t *testing.T) {
 	ends := func(name string, c *certClient) {
 		t.Helper()
 		for what, ask := range map[string]func() error{"a new connection": c.connects, "a connection that was kept": c.pings, "a stream": c.echoes} {
-			eventually(t, 10*time.Second, func() error {
+			eventually(t, 20*time.Second, func() error {
 				if err := ask(); err == nil {
 					return fmt.Errorf("%s: %s goes on", name, what)
 				}

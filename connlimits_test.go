@@ -93,7 +93,7 @@ func TestConnectionsOverALimitAreTold(t *testing.T) {
 	for _, c := range open {
 		c.Close()
 	}
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		f.limits.mu.Lock()
 		defer f.limits.mu.Unlock()
 		if f.limits.open != 30 || f.limits.by["127.0.0.2"] != 0 {
@@ -140,7 +140,7 @@ func TestABodyThatStallsBreaksOff(t *testing.T) {
 	read := make(chan error, 2)
 	f := newFront(t, newFakeEngine(t))
 	f.api.router = f.api.route([]route{{"POST", "/read", func(_ *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
-		call.body.stalls(300 * time.Millisecond)
+		call.body.stalls(2 * time.Second)
 		_, err := io.Copy(io.Discard, r.Body)
 		read <- err
 		return writeJSON(w, "read")
@@ -148,10 +148,10 @@ func TestABodyThatStallsBreaksOff(t *testing.T) {
 	w := f.wire(t)
 	w.send("POST /read HTTP/1.1\r\nHost: docker\r\nContent-Length: 8\r\n\r\n")
 	for range 8 {
-		time.Sleep(100 * time.Millisecond) // a slow client; together more than one piece may take
+		time.Sleep(300 * time.Millisecond) // a slow client; together more than one piece may take
 		w.send("x")
 	}
-	if err := within(t, read, 10*time.Second); err != nil {
+	if err := within(t, read, 20*time.Second); err != nil {
 		t.Errorf("a slow body = %v", err)
 	}
 	if resp := w.answer(); resp.StatusCode != http.StatusOK {
@@ -159,7 +159,7 @@ func TestABodyThatStallsBreaksOff(t *testing.T) {
 	}
 	w = f.wire(t)
 	w.send("POST /read HTTP/1.1\r\nHost: docker\r\nContent-Length: 8\r\n\r\nxxx")
-	if err := within(t, read, 10*time.Second); err == nil {
+	if err := within(t, read, 20*time.Second); err == nil {
 		t.Error("a body that stalls was read to its end")
 	}
 }

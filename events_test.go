@@ -45,7 +45,7 @@ func TestEventsHaveTheFieldsOfTheClientsVersion(t *testing.T) {
 		e.addContainer("on-"+e.name, "busybox", true, map[string]string{"tier": e.name})
 	}
 	f.awaitListed(t, 10*time.Second, "on-old", "on-newest")
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if n := len(f.past(t, "", began, `{"type":["container"],"event":["start"]}`)); n != 2 {
 			return fmt.Errorf("%d of 2 starts have come", n)
 		}
@@ -79,7 +79,7 @@ func TestEventsSinceUntilAndFilters(t *testing.T) {
 	f := newFront(t, a, b)
 	began := time.Now()
 	first := f.make(t, "first", `{"Image":"busybox","Cmd":["sleep","inf"],"Labels":{"tier":"front"},"Env":["constraint:node==a"]}`)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if len(f.past(t, "", began, `{"event":["start"]}`)) != 1 {
 			return fmt.Errorf("the start of the first container has not come")
 		}
@@ -87,7 +87,7 @@ func TestEventsSinceUntilAndFilters(t *testing.T) {
 	})
 	between := time.Now()
 	f.make(t, "second", `{"Image":"busybox","Cmd":["sleep","inf"],"Labels":{"tier":"back"},"Env":["constraint:node==b"]}`)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if len(f.past(t, "", between, `{"event":["start"]}`)) != 1 {
 			return fmt.Errorf("the start of the second container has not come")
 		}

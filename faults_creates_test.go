@@ -102,7 +102,7 @@ func TestACreateThatAHungEngineMakesLateIsAdopted(t *testing.T) {
 		return err
 	})
 	e.restart()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := f.rows(t, "SELECT state FROM nodes"); got != "healthy" {
 			return errors.New(got)
 		}
@@ -192,7 +192,7 @@ func TestF33AClientThatLeavesInACreateStillGetsItsContainer(t *testing.T) {
 		}
 	}
 	close(gate)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		n := 0
 		for _, e := range f.fakes {
 			n += len(e.containerNames())

@@ -287,7 +287,7 @@ func TestF62OldSnapshotReader(t *testing.T) {
 			t.Fatalf("write %d: %v", i, err)
 		}
 	}
-	eventually(t, 10*time.Second, func() error { return logged("the write-ahead log is over 256 MiB") })
+	eventually(t, 20*time.Second, func() error { return logged("the write-ahead log is over 256 MiB") })
 	if err := reading.Rollback(); err != nil {
 		t.Fatal(err)
 	}
@@ -371,7 +371,7 @@ func TestF64DamageIsFoundByTheCheck(t *testing.T) {
 	}
 	defer db2.Close()
 	st.check(t.Context(), db2)
-	within(t, st.failed, 5*time.Second)
+	within(t, st.failed, 20*time.Second)
 	err = st.write(t.Context(), func(t *tx) error { return nil })
 	if err == nil || !strings.HasPrefix(err.Error(), "state database: damaged (") || statusOf(err) != http.StatusServiceUnavailable {
 		t.Errorf("a write after damage was found = %v, want 503", err)
@@ -405,7 +405,7 @@ func fold(t testing.TB, st *store) {
 		_, err := t.exec("PRAGMA wal_checkpoint(TRUNCATE)")
 		done <- err
 	}
-	if err := within(t, done, 10*time.Second); err != nil {
+	if err := within(t, done, 20*time.Second); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -183,7 +183,7 @@ func TestF23F26F27ARealPartition(t *testing.T) {
 	}
 	attached := make(chan error, 1)
 	go func() { attached <- attach.Wait() }()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if n := openCount(t, m); n < before+2 {
 			return fmt.Errorf("%d descriptors: not attached yet", n)
 		}

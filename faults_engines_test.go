@@ -247,7 +247,7 @@ func TestF20EnginesWithClocksOfTheirOwn(t *testing.T) {
 		name := fmt.Sprint("c", i)
 		f.make(t, name, sleepBody)
 		want = append(want, name)
-		if ev := within(t, events, 10*time.Second); ev.Actor.Attributes["name"] != name {
+		if ev := within(t, events, 20*time.Second); ev.Actor.Attributes["name"] != name {
 			t.Errorf("event %d is of %s, want %s", i, ev.Actor.Attributes["name"], name)
 		}
 	}
@@ -279,7 +279,7 @@ func TestF20EnginesWithClocksOfTheirOwn(t *testing.T) {
 		name := fmt.Sprint("at", d)
 		name = strings.NewReplacer("-", "minus", ".", "").Replace(name)
 		fast.addContainer(name, "busybox", true, nil)
-		if ev := within(t, events, 10*time.Second); ev.Actor.Attributes["name"] != name {
+		if ev := within(t, events, 20*time.Second); ev.Actor.Attributes["name"] != name {
 			t.Errorf("event after the clock went to %v is of %s, want %s", d, ev.Actor.Attributes["name"], name)
 		}
 	}

@@ -57,7 +57,7 @@ func TestF53LostAndReorderedEvents(t *testing.T) {
 		}
 	}
 	e.addContainer("last", "busybox", true, nil)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if f.rows(t, "SELECT count(*) FROM events WHERE action = 'pause'") != fmt.Sprint(len(list)) {
 			return errors.New("the events have not all come")
 		}

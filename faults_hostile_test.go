@@ -47,7 +47,7 @@ func TestF69ANodeThatIsTakenOutKeepsItsContainers(t *testing.T) {
 		t.Error("the log does not say how many containers are left")
 	}
 	for range 8 { // create and start of the new ones
-		if ev := within(t, events, 10*time.Second); ev.Action == "destroy" || ev.Action == "die" {
+		if ev := within(t, events, 20*time.Second); ev.Action == "destroy" || ev.Action == "die" {
 			t.Errorf("watchers were told %s of %s", ev.Action, ev.Actor.Attributes["name"])
 		}
 	}
@@ -82,7 +82,7 @@ func TestF70AHostileEngine(t *testing.T) {
 	// A container that claims to be the other's, down to the ID of its create.
 	bad.sameID(bad.addContainer("web", "busybox", true, map[string]string{"com.docker.swarm.id": "x", "com.docker.swarm.node": "good"}), id)
 	bad.exitContainer("web", 1)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := f.rows(t, "SELECT count(*) FROM containers"); got != "2" {
 			return errors.New(got)
 		}

@@ -86,7 +86,7 @@ func TestF52AStreamThatIsCutIsOpenedAgain(t *testing.T) {
 			cut(relay)
 			e.addContainer("meanwhile", "busybox", true, nil)
 			f.awaitListed(t, 10*time.Second, "before", "meanwhile")
-			eventually(t, 10*time.Second, func() error {
+			eventually(t, 20*time.Second, func() error {
 				if f.rows(t, "SELECT count(*) FROM events WHERE action = 'start'") != "2" {
 					return errors.New("the start of a container in the gap is not told")
 				}
@@ -162,7 +162,7 @@ func TestF25AStreamThatIsDeadAloneIsMissed(t *testing.T) {
 	faultTook(t, 25, "stream dead alone: its first event told", time.Since(began), 45*time.Second)
 	began = time.Now()
 	e.addContainer("later", "busybox", true, nil)
-	within(t, events, 10*time.Second)
+	within(t, events, 20*time.Second)
 	faultTook(t, 25, "and the next over a new stream", time.Since(began), 3*time.Second)
 	if got := f.states(t); got != "a=healthy" {
 		t.Errorf("states = %s, want it healthy all the time", got)

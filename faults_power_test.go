@@ -154,7 +154,7 @@ func frozen(t testing.TB, p *os.Process, path string) (file, wal, shm []byte) {
 		t.Fatal(err)
 	}
 	defer p.Signal(syscall.SIGCONT)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid))
 		for _, task := range tasks {
 			stat, err := os.ReadFile(task)

@@ -237,7 +237,7 @@ func TestF60DamagedWhileRunning(t *testing.T) {
 		}
 	}
 	// Folded, so that readers look into the file.
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if info, err := os.Lstat(m.db); err != nil || info.Size() < 4096*20 {
 			return fmt.Errorf("the file has %d bytes, %v", info.Size(), err)
 		}

@@ -133,7 +133,7 @@ func TestF45SIGTERM(t *testing.T) {
 			status, answer := m.call("POST", "/containers/web/stop", "")
 			slow <- fmt.Sprint(status, answer)
 		}()
-		within(t, arrived, 10*time.Second)
+		within(t, arrived, 20*time.Second)
 		kept := f.wire(t)
 		ping := func() int {
 			t.Helper()
@@ -149,7 +149,7 @@ func TestF45SIGTERM(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		eventually(t, 5*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			conn, err := net.Dial("tcp", m.addr)
 			if err == nil {
 				conn.Close()
@@ -160,7 +160,7 @@ func TestF45SIGTERM(t *testing.T) {
 		if status := ping(); status != http.StatusServiceUnavailable {
 			t.Errorf("ping on a connection that is kept = %d, want 503", status)
 		}
-		if got := within(t, slow, 10*time.Second); got != "204" {
+		if got := within(t, slow, 20*time.Second); got != "204" {
 			t.Errorf("a call under way at SIGTERM = %s, want 204", got)
 		}
 		attached.send("still there\n")
@@ -203,7 +203,7 @@ func TestF46SIGHUPWithABrokenNodeFile(t *testing.T) {
 	if err := m.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if !strings.Contains(m.log.String(), "node file not used, the nodes stay as they are") || !strings.Contains(m.log.String(), "nodes:2: ") {
 			return fmt.Errorf("log: %s", m.log.String())
 		}
@@ -226,7 +226,7 @@ func TestF47TwoManagersOverOneHost(t *testing.T) {
 	e := newFakeEngine(t)
 	a, b := newFront(t, e), newFront(t, e)
 	a.make(t, "web", sleepBody)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if _, ok := b.listed(t)["web"]; !ok {
 			return errors.New("the other manager does not list it")
 		}

@@ -112,7 +112,7 @@ func TestF31AClientThatLeavesEndsTheEnginesCall(t *testing.T) { // alone: it cou
 					leave(w)
 				}
 				var took time.Duration
-				eventually(t, 10*time.Second, func() error {
+				eventually(t, 20*time.Second, func() error {
 					f.closeIdle()
 					if n := e.connections(); n > 1 {
 						return fmt.Errorf("%d connections to the engine are left", n-1)
@@ -168,7 +168,7 @@ func TestF32AClientThatLeavesATransferEndsTheEnginesCall(t *testing.T) {
 				})
 				w := f.wire(t)
 				w.send(c.request)
-				within(t, begun, 10*time.Second)
+				within(t, begun, 20*time.Second)
 				began := time.Now()
 				leave(w)
 				within(t, ended, 20*time.Second)
@@ -270,7 +270,7 @@ func TestF35AReaderThatNeverReadsHoldsUpItsOwnStreamOnly(t *testing.T) { // alon
 		t.Errorf("each stuck reader holds %d KiB, want 256", each>>10)
 	}
 	began := time.Now()
-	if status, _ := f.call(t, "GET", "/containers/"+id+"/json", ""); status != http.StatusOK || time.Since(began) > time.Second {
+	if status, _ := f.call(t, "GET", "/containers/"+id+"/json", ""); status != http.StatusOK || time.Since(began) > readWait {
 		t.Errorf("inspect beside stuck readers = %d after %v", status, time.Since(began))
 	}
 }
@@ -326,7 +326,6 @@ func TestStreamsAreFlushedAtOnce(t *testing.T) {
 				}
 			})
 			w := f.wire(t)
-			w.SetDeadline(time.Now().Add(5 * time.Second))
 			w.send(c.method + " /containers/" + id + c.path + " HTTP/1.1\r\nHost: docker\r\n\r\n")
 			resp := w.answer() // before there is any body
 			for _, piece := range []string{"one", "two", "three"} {

@@ -252,7 +252,7 @@ func (f *front) exec(t testing.TB, container, body string) string {
 // quiet waits until the engines have one connection each: the one with their events.
 func (f *front) quiet(t testing.TB) {
 	t.Helper()
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		f.closeIdle()
 		n := 0
 		for _, e := range f.fakes {

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -156,15 +158,20 @@ func TestFleetSwitches(t *testing.T) {
 		}
 		resp.Body.Close()
 	}
-	answers := func() (n int) {
+	answers := func() int {
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // a slow one takes ten
+		defer cancel()
+		var n atomic.Int64
+		var wg sync.WaitGroup
 		for i := range f.nodes {
-			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-			if status, _, err := f.ask(ctx, "GET", i, "/_ping", ""); err == nil && status == http.StatusOK {
-				n++
-			}
-			cancel()
+			wg.Go(func() {
+				if status, _, err := f.ask(ctx, "GET", i, "/_ping", ""); err == nil && status == http.StatusOK {
+					n.Add(1)
+				}
+			})
 		}
-		return n
+		wg.Wait()
+		return int(n.Load())
 	}
 	for _, harm := range []struct {
 		path string

@@ -60,7 +60,7 @@ func newImageFleet(t *testing.T, engines ...*fakeEngine) *imageFleet {
 	server := httptest.NewServer(newAPI(f.cluster, log, "test", nil))
 	t.Cleanup(server.Close)
 	f.url = server.URL
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if n := len(f.healthyEngines()); n != len(engines) {
 			return fmt.Errorf("%d of %d nodes are healthy", n, len(engines))
 		}

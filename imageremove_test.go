@@ -177,7 +177,7 @@ func TestRemoveNamesTheNodesThatKeepTheImage(t *testing.T) {
 	}
 	f := newImageFleet(t, fakes...)
 	fakes[2].stop()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if f.alive(f.nodeID("node-3")) {
 			return fmt.Errorf("node-3 is healthy")
 		}

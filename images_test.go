@@ -80,7 +80,7 @@ func TestInspectAsksTheNodeThatSetTheTagWhileItLives(t *testing.T) {
 		}
 	}
 	setter.stop()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if f.alive(f.nodeID(setter.name)) {
 			return fmt.Errorf("%s is healthy", setter.name)
 		}
@@ -321,7 +321,7 @@ func TestPruneMergesAndNamesTheNodesLeftOut(t *testing.T) {
 	}
 	f := newImageFleet(t, fakes...)
 	fakes[2].stop()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if len(f.healthyEngines()) != 2 {
 			return fmt.Errorf("%d nodes are healthy", len(f.healthyEngines()))
 		}
@@ -340,7 +340,7 @@ func TestLedgerTellsWhatCameOfImagesAndBuilds(t *testing.T) {
 	f := newImageFleet(t, newFakeEngine(t, hostNamed("a")))
 	last := func(want string) {
 		t.Helper()
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			if got := f.store.one(t, "SELECT kind || ' ' || outcome || ': ' || reason FROM why LIMIT 1"); !strings.HasPrefix(got, want) {
 				return fmt.Errorf("why = %q, want %q", got, want)
 			}

@@ -66,7 +66,7 @@ func TestTransferGoesOnWhenTheClientLeaves(t *testing.T) {
 		t.Fatal("the client got an answer before the image was there")
 	}
 	close(finish)
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if names := fakes[1].containerNames(); !slices.Contains(names, "web") {
 			return fmt.Errorf("containers on node-2: %q, want web", names)
 		}
@@ -184,7 +184,7 @@ func TestSaveBringsImagesToOneNode(t *testing.T) {
 	if _, err := newFakeClient(t, back).ImageLoad(fakeContext(t), strings.NewReader(saved)); err != nil {
 		t.Fatalf("load what was saved: %v", err)
 	}
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if imageOf(back, "one:1") != one || imageOf(back, "two:1") != two {
 			return fmt.Errorf("the saved images are %q and %q, want %s and %s", imageOf(back, "one:1"), imageOf(back, "two:1"), one, two)
 		}

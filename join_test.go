@@ -17,7 +17,7 @@ func (s *sourcedFront) joinHost(t *testing.T, token, advertise string, words ...
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		args := append([]string{"join", "-manager", s.addr, "-advertise", advertise, "-token", token, "-heartbeat", "1s", "-delay", "10ms"}, words...)
+		args := append([]string{"join", "-manager", s.addr, "-advertise", advertise, "-token", token, "-heartbeat", "2s", "-delay", "10ms"}, words...)
 		done <- run(ctx, args, func(string) string { return "" }, &logText{}, &logText{})
 	}()
 	t.Cleanup(cancel)
@@ -42,7 +42,7 @@ func TestAHostThatJoinsIsANodeAsLongAsItIsHeardOf(t *testing.T) {
 		}
 		f.make(t, "box", sleepBody)
 		stop()
-		if err := within(t, ended, 5*time.Second); err != nil {
+		if err := within(t, ended, 20*time.Second); err != nil {
 			t.Errorf("join ended with %v", err)
 		}
 		eventually(t, 20*time.Second, func() error {
@@ -62,7 +62,7 @@ func TestAHostThatJoinsIsANodeAsLongAsItIsHeardOf(t *testing.T) {
 			t.Errorf("inspect on a silent host = %d", status)
 		}
 		f.joinHost(t, token, e.addr(), "label=zone:a")
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			status, answer := f.call(t, "POST", "/containers/create", sleepBody)
 			if status != http.StatusCreated {
 				return fmt.Errorf("create = %d %s", status, answer)
@@ -74,7 +74,7 @@ func TestAHostThatJoinsIsANodeAsLongAsItIsHeardOf(t *testing.T) {
 		f := newSourcedFront(t, db, dns)
 		f.awaitStates(t, "a=healthy")
 		_, ended := f.joinHost(t, token, e.addr())
-		eventually(t, 10*time.Second, func() error { // heard of: its labels are those of this join
+		eventually(t, 20*time.Second, func() error { // heard of: its labels are those of this join
 			if got := f.rows(t, "SELECT line_labels FROM nodes"); got != "{}" {
 				return errors.New(got)
 			}
@@ -83,7 +83,7 @@ func TestAHostThatJoinsIsANodeAsLongAsItIsHeardOf(t *testing.T) {
 		if status, answer := f.call(t, "DELETE", "/nodes/a?force=1", ""); status != http.StatusOK {
 			t.Fatalf("node rm = %d %s", status, answer)
 		}
-		if err := within(t, ended, 10*time.Second); err == nil || !strings.Contains(err.Error(), "was taken out of the cluster: start swarmlite join again") {
+		if err := within(t, ended, 20*time.Second); err == nil || !strings.Contains(err.Error(), "was taken out of the cluster: start swarmlite join again") {
 			t.Errorf("join of a node that was taken out ends with %v", err)
 		}
 		f.awaitStates(t, "<nil>")
@@ -193,14 +193,14 @@ func TestAJoinWaitsForItsManager(t *testing.T) {
 		request: joinRequest{Token: token, Address: e.addr(), TTL: 3 * time.Second}}
 	done := make(chan error, 1)
 	go func() { done <- j.run(ctx) }()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if logs.count("not registered, trying again") < 2 {
 			return errors.New("it does not try again")
 		}
 		return nil
 	})
 	cancel()
-	if err := within(t, done, 5*time.Second); err != nil {
+	if err := within(t, done, 20*time.Second); err != nil {
 		t.Errorf("join ended with %v", err)
 	}
 	f.joinHost(t, token, e.addr())

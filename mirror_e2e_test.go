@@ -18,7 +18,7 @@ func TestListShowsTheEndOfContainersThatEndByThemselves(t *testing.T) {
 			m.docker(t, "run", "-d", "--name", fmt.Sprint(network, i), "--network", network, "busybox", "true")
 		}
 	}
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		for line := range strings.Lines(m.docker(t, "ps", "-a", "--format", "{{.Names}} {{.State}}") + "\n") {
 			if !strings.HasSuffix(line, " exited\n") {
 				return fmt.Errorf("a container that has ended is listed as %q", line)

@@ -183,7 +183,7 @@ func TestListThatFailsDeletesNothing(t *testing.T) {
 	if !strings.HasPrefix(want, "20|") {
 		t.Fatalf("rows %s, want 20 containers", want)
 	}
-	eventually(t, 10*time.Second, func() error { // the first reads are done
+	eventually(t, 20*time.Second, func() error { // the first reads are done
 		if got := c.store.one(t, "SELECT count(*) FROM containers WHERE inspected"); got != "20" {
 			return fmt.Errorf("%s of 20 containers are inspected", got)
 		}

@@ -208,7 +208,7 @@ func TestBuiltinNetworksAreOne(t *testing.T) {
 	for _, e := range engines {
 		e.addContainer("on-"+e.name, "busybox", true, nil)
 	}
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := c.store.all(t, "SELECT count(*) FROM container_networks WHERE network_id <> ''"); got != "3" {
 			return fmt.Errorf("%s containers are known with their network", got)
 		}
@@ -254,7 +254,7 @@ func TestNetworksOfOneNameMadeBehindOurBack(t *testing.T) {
 	engines, _, api := threeNodes(t)
 	engines[0].makeNetwork(t, `{"Name":"twice"}`)
 	engines[2].makeNetwork(t, `{"Name":"twice"}`)
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := networkNames(api.networks(`{"type":["custom"]}`)); got != "twice twice" {
 			return fmt.Errorf("list: %s", got)
 		}
@@ -281,13 +281,13 @@ func TestNetworksOfOneNameMadeBehindOurBack(t *testing.T) {
 	api.want("GET", "/v1.41/networks/twice", "", 200, "")
 	// Two of one name on one node, as engines before 23 allow, can be told apart by ID only.
 	engines[0].makeNetwork(t, `{"Name":"twice"}`)
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if n := len(api.networks(`{"name":["twice"]}`)); n != 2 {
 			return fmt.Errorf("%d networks twice are listed", n)
 		}
 		return nil
 	})
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		status, text := api.do("DELETE", "/v1.41/networks/n1/twice", "")
 		if status != 400 || !strings.Contains(text, "network n1/twice is ambiguous (2 matches found based on name): use ") || strings.Contains(text, " n1/twice or ") {
 			return fmt.Errorf("rm n1/twice: %d %s", status, text)
@@ -354,7 +354,7 @@ func TestNetworkConnectGoesToTheContainersEngine(t *testing.T) {
 	stopped := engines[1].addContainer("idle", "busybox", false, nil)
 	engines[0].addContainer("far", "busybox", true, nil)
 	engines[1].makeNetwork(t, `{"Name":"demo"}`)
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := c.store.all(t, "SELECT count(*) FROM containers") + c.store.all(t, "SELECT count(*) FROM networks WHERE name = 'demo'"); got != "31" {
 			return fmt.Errorf("containers and networks known: %s", got)
 		}
@@ -438,7 +438,7 @@ func TestNetworkCreateWithoutAnswerIsSettledByALook(t *testing.T) {
 		t.Errorf("create whose answer was lost: %d %s", status, text)
 	}
 	api.want("POST", "/v1.41/networks/create", `{"Name":"web"}`, 409, "network with name web already exists")
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := c.store.all(t, "SELECT (SELECT count(*) FROM reservations), outcome FROM placements LIMIT 1"); got != "0|created" {
 			return fmt.Errorf("reservations|outcome: %s", got)
 		}
@@ -541,7 +541,7 @@ func TestSwarmNetworkBelongsToItsSwarm(t *testing.T) {
 	}
 	api.want("POST", "/v1.41/containers/create?name=nowhere", `{"Image":"busybox","Env":["constraint:node==n3"],"HostConfig":{"NetworkMode":"ov"}}`, 503, "")
 	worker.list("ov0123456789ov0123456789o", "ov")
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := c.store.all(t, "SELECT count(*) FROM networks WHERE name = 'ov'"); got != "2" {
 			return fmt.Errorf("%s rows of ov", got)
 		}
@@ -558,7 +558,7 @@ func TestSwarmNetworkBelongsToItsSwarm(t *testing.T) {
 		t.Errorf("inspect: %+v, want the containers of both nodes", n)
 	}
 	alone.addContainer("outside", "busybox", true, nil)
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		status, text := api.do("POST", "/v1.41/networks/ov/connect", `{"Container":"outside"}`)
 		if status != 400 || !strings.Contains(text, "is of a swarm that node n3, with container outside, is not in") {
 			return fmt.Errorf("connect from outside the swarm: %d %s", status, text)
@@ -568,7 +568,7 @@ func TestSwarmNetworkBelongsToItsSwarm(t *testing.T) {
 	worker.removeContainer("on-worker")
 	manager.removeContainer("on-manager")
 	worker.unlist("ov0123456789ov0123456789o")
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := c.store.all(t, "SELECT n.name FROM networks x JOIN nodes n ON n.id = x.node_id WHERE x.name = 'ov'"); got != "n1" {
 			return fmt.Errorf("rows of ov on %s", got)
 		}
@@ -597,7 +597,7 @@ func TestSwarmNetworkOutlivesItsUseOnWorkers(t *testing.T) {
 	a.addContainerBody("user", []byte(`{"Image":"busybox","HostConfig":{"NetworkMode":"ov"}}`), true)
 	listed := func(want string) {
 		t.Helper()
-		eventually(t, 5*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			if got := c.store.all(t, "SELECT listed FROM networks WHERE name = 'ov'"); got != want {
 				return fmt.Errorf("listed = %q, want %q", got, want)
 			}

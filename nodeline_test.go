@@ -128,7 +128,7 @@ func TestLinesNameAndLabelNodes(t *testing.T) {
 		if i == 0 || i == len(steps)-1 {
 			name = "host"
 		}
-		eventually(t, 10*time.Second, func() error { // a new name comes with a new connection
+		eventually(t, 20*time.Second, func() error { // a new name comes with a new connection
 			if _, answer := f.call(t, "GET", "/containers/json", ""); !strings.Contains(answer, `"com.docker.swarm.node":"`+name+`"`) {
 				return fmt.Errorf("%s: ps = %s, want node %s", step.what, answer, name)
 			}
@@ -259,7 +259,7 @@ func TestAnEditedNodeFileRelabelsItsNodes(t *testing.T) {
 	t.Cleanup(func() { cancel(); <-done })
 	wants := func(want string) {
 		t.Helper()
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			if got := f.rows(t, "SELECT coalesce((SELECT value FROM node_labels WHERE key = 'rack'), '') || ' ' || name FROM nodes"); got != want {
 				return fmt.Errorf("rack and name are %q, want %q", got, want)
 			}
@@ -270,7 +270,7 @@ func TestAnEditedNodeFileRelabelsItsNodes(t *testing.T) {
 	writeFile(t, path, e.addr()+" label=rack:2 name=big\n")
 	wants("2 big")
 	writeFile(t, path, e.addr()+" label=rack\n") // bad: what was stays
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if f.logs.count(":1: label=rack: expected label=key:value") != 1 {
 			return fmt.Errorf("the line is not told:\n%s", f.logged())
 		}

@@ -33,7 +33,7 @@ func TestANodeThatIsRemovedStaysAwayUntilItIsNamedAnew(t *testing.T) {
 	a, b := newFakeEngine(t, hostNamed("a")), newFakeEngine(t, hostNamed("b"))
 	f := newFront(t, a, b)
 	a.addContainer("web", "busybox", true, nil)
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if f.rows(t, "SELECT name FROM containers") != "web" {
 			return errors.New("web is not known yet")
 		}
@@ -68,7 +68,7 @@ func TestANodeThatIsRemovedStaysAwayUntilItIsNamedAnew(t *testing.T) {
 		}
 	}
 	f.awaitStates(t, "a=healthy b=healthy")
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if f.rows(t, "SELECT name FROM containers") != "web" {
 			return errors.New("web is not known again")
 		}

@@ -74,7 +74,7 @@ func TestManyNodesAreToldOfInALineASecond(t *testing.T) {
 	for range 20 {
 		ns.tell(slog.LevelWarn, "node unhealthy", engines[0], errors.New("gone"), "err", "gone")
 	}
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if !strings.Contains(log.String(), "joined=1000") || !strings.Contains(log.String(), "and 15 more") {
 			return errors.New("no summary: " + log.String())
 		}
@@ -84,7 +84,7 @@ func TestManyNodesAreToldOfInALineASecond(t *testing.T) {
 		t.Errorf("%d lines, want one of those that joined and one of those that were lost:\n%s", lines, log.String())
 	}
 	ns.tell(slog.LevelWarn, "node unhealthy", engines[3], errors.New("gone"), "err", "gone")
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if !strings.Contains(log.String(), `msg="node unhealthy"`) {
 			return errors.New("one node that is lost has no line of its own: " + log.String())
 		}

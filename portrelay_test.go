@@ -146,7 +146,7 @@ func TestPublishedPortsAreReachedOnTheManager(t *testing.T) {
 			if !strings.Contains(shown, addr+"->80/tcp") {
 				t.Errorf("docker ps shows %s with %q, want %s", name, shown, addr)
 			}
-			eventually(t, 10*time.Second, func() error { return get(addr) })
+			eventually(t, 20*time.Second, func() error { return get(addr) })
 		}
 	}
 	check()
@@ -160,7 +160,7 @@ func TestPublishedPortsAreReachedOnTheManager(t *testing.T) {
 	m.restart(t)
 	check()
 	m.docker(t, "rm", "-f", "one")
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if get("127.0.0.1:"+fixed) == nil {
 			return fmt.Errorf("port %s is still relayed after its container has gone", fixed)
 		}
@@ -344,7 +344,7 @@ func TestRelayedPortsLeadToTheirContainers(t *testing.T) {
 	if status, answer := f.call(t, "POST", "/containers/one/stop?t=0", ""); status != http.StatusNoContent {
 		t.Fatalf("stop = %d %s", status, answer)
 	}
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if tell("tcp", "127.0.0.9:"+one, "x") != "" {
 			return errors.New("the port of a stopped container is still relayed")
 		}

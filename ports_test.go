@@ -24,7 +24,7 @@ func TestPortsOfTheHostsNetwork(t *testing.T) {
 	}
 	f.must(http.StatusNoContent, "POST", "/v1.41/containers/web-1/start", nil)
 	for _, fleet := range []*imageFleet{f, newImageFleet(t, e)} {
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			if got := fleet.store.all(t, "SELECT c.name, c.state, p.host_ip, p.host_port, p.protocol FROM ports p JOIN containers c ON c.id = p.container"); got != "web-1|running|host|80|tcp" {
 				return fmt.Errorf("ports: %s", got)
 			}
@@ -38,7 +38,7 @@ func TestPortsOfTheHostsNetwork(t *testing.T) {
 		}
 	}
 	f.must(http.StatusNoContent, "POST", "/v1.41/containers/web-1/stop?t=0", nil)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := create(f, "web-2"); got != http.StatusCreated {
 			return fmt.Errorf("create when the first has stopped: %d", got)
 		}

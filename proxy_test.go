@@ -335,7 +335,7 @@ func TestAnUpgradeIsPassedOnlyWhereItBelongs(t *testing.T) {
 				"\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\nContent-Type: application/json\r\nContent-Length: " + fmt.Sprint(len(sleepBody)) + "\r\n\r\n" + sleepBody)
 			bare, _, _ := strings.Cut(c.path, "?")
 			var got *fakeRequest
-			eventually(t, 5*time.Second, func() error {
+			eventually(t, 20*time.Second, func() error {
 				for _, r := range e.requests() {
 					if r.method == c.method && strings.HasSuffix(r.path, bare) {
 						got = &r

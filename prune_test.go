@@ -47,7 +47,7 @@ func TestPrunesAskEveryNodeAndMerge(t *testing.T) {
 		}
 		return volumeNames(api.volumes("{}"))
 	}
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := names("volumes") + names("networks") + names("containers"); len(strings.Fields(got)) != 16 {
 			return fmt.Errorf("known before the prunes: %s", got)
 		}
@@ -80,7 +80,7 @@ func TestPruneAndDFNameTheNodesLeftOut(t *testing.T) {
 	engines[1].stop()
 	engines[2].fail("POST", "^/networks/prune$", 409, `{"message":"a prune operation is already running"}`)
 	engines[2].fail("GET", "^/system/df$", 500, `{"message":"disk on fire"}`)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := c.store.all(t, "SELECT state FROM nodes WHERE name = 'n2'"); got != "unhealthy" {
 			return fmt.Errorf("n2 is %s", got)
 		}
@@ -138,7 +138,7 @@ func TestSystemDFCountsAnImageOncePerNode(t *testing.T) {
 		e.addContainer(fmt.Sprint("web", i), "busybox", true, nil)
 		e.putVolume("data", time.Duration(i)*time.Hour)
 	}
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := c.store.all(t, "SELECT count(*) FROM volumes"); got != "3" {
 			return fmt.Errorf("%s volumes are known", got)
 		}

@@ -67,7 +67,7 @@ const movableBody = `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["TOKEN=secr
 // awaitRows waits until a query gives what is wanted.
 func (f *front) awaitRows(t testing.TB, want, query string, args ...any) {
 	t.Helper()
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if got := f.rows(t, query, args...); got != want {
 			return fmt.Errorf("%s gives\n%s, want\n%s\nmoves: %s", query, got, want, f.rows(t, "SELECT name, why, from_node, to_node, step, outcome, error, old FROM moves"))
 		}
@@ -450,7 +450,7 @@ func TestACopyIsProvenByItsHealthCheck(t *testing.T) {
 	f.startMover(t, time.Hour, false)
 	f.available(t, "a", "drain")
 	for range 5 {
-		within(t, asked, 10*time.Second)
+		within(t, asked, 20*time.Second)
 	}
 	if status, _ := f.call(t, "GET", "/containers/"+old+"/json", ""); status != http.StatusOK || a.count("POST", "/stop$") != 0 {
 		t.Error("the old container was stopped before its copy was healthy")
@@ -548,7 +548,7 @@ func testMoveInterrupted(t *testing.T, why, on, method, path string, done bool) 
 		t.Errorf("%s create bodies are kept, want 1", got)
 	}
 	if got := f.rows(t, "SELECT count(*) FROM renames"); got != "0" {
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			if f.rows(t, "SELECT count(*) FROM renames") != "0" {
 				return errors.New("a name is still held")
 			}

@@ -216,7 +216,7 @@ func TestDevicesComeFreeWithTheirContainer(t *testing.T) {
 	}
 	load := func(want string) {
 		t.Helper()
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			if got := f.store.one(t, `SELECT "reserved resources" FROM cluster`); got != want {
 				return fmt.Errorf("cluster shows %q, want %q", got, want)
 			}
@@ -245,7 +245,7 @@ func TestDevicesComeFreeWithTheirContainer(t *testing.T) {
 		t.Errorf("devices %s", got)
 	}
 	f.must(http.StatusNoContent, "POST", "/v1.41/containers/web-a/start", nil) // as with memory: trouble tells
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := f.store.all(t, "SELECT what, detail FROM trouble ORDER BY 1"); got != "device used twice|gpu 0\novercommitted|3 of 2 gpu" {
 			return fmt.Errorf("trouble: %s", got)
 		}

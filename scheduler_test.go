@@ -571,7 +571,7 @@ func TestCreateAtOnceOverHTTP(t *testing.T) {
 			t.Errorf("%s has %d containers, want 32", e.name, n)
 		}
 	}
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := c.store.all(t, "SELECT (SELECT count(*) FROM containers WHERE counted), (SELECT count(*) FROM reservations), (SELECT count(*) FROM placements WHERE outcome = 'created')"); got != "160|0|160" {
 			return fmt.Errorf("containers|reservations|created = %s, want 160|0|160", got)
 		}

@@ -159,7 +159,7 @@ func TestOddPathsAndQueriesReachNoEngine(t *testing.T) {
 	}
 	// S6: a slash in an image's name may be encoded.
 	e.addImage("lib/tool:1", "")
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		for _, path := range []string{"lib/tool:1", "lib%2Ftool:1", "lib%2ftool%3A1"} {
 			if status, answer := f.raw(t, "GET /images/"+path+"/json HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n", ""); status != 200 {
 				return fmt.Errorf("inspect of %s = %d %s", path, status, answer)

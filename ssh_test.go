@@ -72,7 +72,7 @@ func (s *sshServer) start(t *testing.T) {
 	if err := s.sshd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		conn, err := net.Dial("tcp", "127.0.0.1:"+s.port)
 		if err == nil {
 			conn.Close()
@@ -316,7 +316,7 @@ func TestSSHEndsWithItsNode(t *testing.T) {
 	if err := f.nodes.set(context.WithoutCancel(t.Context()), nil); err != nil {
 		t.Fatal(err)
 	}
-	within(t, process.done, 5*time.Second)
+	within(t, process.done, 20*time.Second)
 	f.end()
 	f.nodes.wait()
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
@@ -324,7 +324,6 @@ func TestSSHEndsWithItsNode(t *testing.T) {
 	}
 }
 
-// A real engine behind a real sshd, and the real docker command.
 // A manager that is killed cannot remove its sockets: the next one does.
 func TestSocketDirectoriesOfKilledManagersAreRemoved(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
@@ -379,6 +378,7 @@ func TestSocketDirectoriesOfKilledManagersAreRemoved(t *testing.T) {
 	}
 }
 
+// A real engine behind a real sshd, and the real docker command.
 func TestE2ESSH(t *testing.T) {
 	engine := labEngines(t)[0]
 	s := newSSHServer(t)
@@ -404,7 +404,7 @@ func TestE2ESSH(t *testing.T) {
 		t.Fatalf("%d children, want one ssh", len(children))
 	}
 	m.kill9(t) // the kernel ends ssh with it
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if err := syscall.Kill(children[0], 0); !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("ssh outlived the manager: %v", err)
 		}
@@ -415,9 +415,12 @@ func TestE2ESSH(t *testing.T) {
 	if code := m.stop(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	for _, pid := range children {
-		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-			t.Errorf("ssh outlived the manager: %v", err)
+	eventually(t, 20*time.Second, func() error {
+		for _, pid := range children {
+			if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("ssh outlived the manager: %v", err)
+			}
 		}
-	}
+		return nil
+	})
 }

@@ -147,7 +147,7 @@ func (s *store) together(t *testing.T, n int, fn func(int, *tx) error) []error {
 	for i := range n {
 		wg.Go(func() { errs[i] = s.write(t.Context(), func(t *tx) error { return fn(i, t) }) })
 	}
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if len(s.writes) < n {
 			return fmt.Errorf("%d of %d writes are waiting", len(s.writes), n)
 		}

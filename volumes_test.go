@@ -141,7 +141,7 @@ func TestVolumesOfOneNameMadeBehindOurBack(t *testing.T) {
 	engines[0].putVolume("data", time.Hour)
 	engines[1].putVolume("data", 3*time.Hour)
 	engines[2].putVolume("data", 2*time.Hour)
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if got := volumeNames(api.volumes(`{"name":["^data$"]}`)); got != "data n1/data n3/data" {
 			return fmt.Errorf("list: %s", got)
 		}

@@ -27,7 +27,7 @@ func TestCreateWaitsUntilRoomIsFreed(t *testing.T) {
 		status, answer := create("second", `"com.docker.swarm.wait":"60s"`)
 		answers <- fmt.Sprint(status, " ", answer)
 	}()
-	eventually(t, 10*time.Second, func() error { return c.inLine(t, "second") })
+	eventually(t, 20*time.Second, func() error { return c.inLine(t, "second") })
 	if status, answer := create("second", ""); status != 409 || !strings.Contains(answer, "waits for room") {
 		t.Errorf("create of a name that is held in line = %d %s, want 409", status, answer)
 	}
@@ -65,12 +65,12 @@ func TestCreateLeavesTheLineWithItsClient(t *testing.T) {
 		_, err := http.DefaultClient.Do(req)
 		ended <- err
 	}()
-	eventually(t, 10*time.Second, func() error { return c.inLine(t, "web") })
+	eventually(t, 20*time.Second, func() error { return c.inLine(t, "web") })
 	hangUp()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, func() error { return c.inLine(t, "") })
+	eventually(t, 20*time.Second, func() error { return c.inLine(t, "") })
 	if status, answer := postJSON(t, base+"/containers/create?name=x", `{"Image":"busybox","Labels":{"com.docker.swarm.wait":"soon"}}`); status != 400 || !strings.Contains(answer, `label com.docker.swarm.wait \"soon\": expected a duration such as 10m`) {
 		t.Errorf("create with a bad wait = %d %s, want 400", status, answer)
 	}
@@ -103,7 +103,7 @@ func TestWhatMakesRoomWakesTheLine(t *testing.T) {
 			if status, answer := postJSON(t, base+"/containers/big/start", ""); status != 204 {
 				t.Fatal(status, answer)
 			}
-			eventually(t, 10*time.Second, func() error {
+			eventually(t, 20*time.Second, func() error {
 				if got := c.store.one(t, "SELECT state FROM containers"); got != "running" {
 					return fmt.Errorf("container is %s", got)
 				}
@@ -144,7 +144,7 @@ func TestWhatMakesRoomWakesTheLine(t *testing.T) {
 				status, answer := postJSON(t, base+"/containers/create?name=web", `{"Image":"busybox","Labels":{"com.docker.swarm.wait":"10m"},`+c.flags+`}`)
 				answers <- fmt.Sprint(status, " ", answer)
 			}()
-			eventually(t, 10*time.Second, func() error { return cl.inLine(t, "web") })
+			eventually(t, 20*time.Second, func() error { return cl.inLine(t, "web") })
 			c.then(t, e, cl, base)
 			select {
 			case answer := <-answers:
@@ -166,7 +166,7 @@ func TestLineOutlivesALockedDatabase(t *testing.T) {
 	sc := testScheduler(t, st, "spread")
 	sc.line.tick = time.Hour
 	came := waiter(t, sc, "web", gib, "10m")
-	eventually(t, 10*time.Second, func() error { return (&cluster{store: st}).inLine(t, "web") })
+	eventually(t, 20*time.Second, func() error { return (&cluster{store: st}).inLine(t, "web") })
 	other, err := sql.Open("sqlite", dsn(st.path, "_pragma=busy_timeout(5000)"))
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +232,7 @@ func TestLineIsByArrival(t *testing.T) {
 	var came []<-chan string
 	for i := range 5 {
 		came = append(came, waiter(t, sc, fmt.Sprint("web-", i), gib, "10m"))
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, 20*time.Second, func() error {
 			if got := st.one(t, "SELECT count(*) FROM waiting"); got != fmt.Sprint(i+1) {
 				return fmt.Errorf("%s in line, want %d", got, i+1)
 			}
@@ -304,7 +304,7 @@ func TestCreateThatWaitedInVainIsRefusedOnce(t *testing.T) {
 		t.Errorf("impossible create: %s, want a refusal at once", got)
 	}
 	waiter(t, sc, "later", "9663676416", "10m")
-	eventually(t, 10*time.Second, func() error { return (&cluster{store: st}).inLine(t, "later") })
+	eventually(t, 20*time.Second, func() error { return (&cluster{store: st}).inLine(t, "later") })
 	if got := st.one(t, "SELECT nodes || ' ' || message FROM waiting"); got != "[1,2,3] no node fits: 2 of 3 have less than 9GiB of memory free, 1 is not healthy" {
 		t.Errorf("row in waiting: %s", got)
 	}
