@@ -50,6 +50,37 @@ func (e *engine) renameContainer(ctx context.Context, id, name string) error {
 	return err
 }
 
+// renameStopped is renameContainer for a container that may be stopped for it: engines do not
+// rename one that runs in a network of a swarm (moby issue 42351). It is started
+// again if that is asked for.
+func (e *engine) renameStopped(ctx context.Context, id, name string, start bool) (renamed bool, err error) {
+	var in struct {
+		NetworkSettings struct {
+			Networks map[string]struct{ NetworkID string }
+		}
+	}
+	if err := e.getJSON(ctx, "/containers/"+id+"/json", "", &in); err != nil {
+		return false, err
+	}
+	stop := false
+	for _, n := range in.NetworkSettings.Networks {
+		stop = stop || ofSwarm(n.NetworkID)
+	}
+	if stop {
+		if err := e.askContainer(ctx, http.MethodPost, id+"/stop", "", nil, slow, http.StatusNoContent, http.StatusNotModified); err != nil {
+			return false, err
+		}
+	}
+	if err := e.renameContainer(ctx, id, name); err != nil || !stop || !start {
+		return err == nil, err
+	}
+	return true, e.askContainer(ctx, http.MethodPost, id+"/start", "", nil, change, http.StatusNoContent, http.StatusNotModified)
+}
+
+// ofSwarm tells the ID of a network that a swarm (Docker's Swarm mode) has made: it has 25
+// digits, where an engine's own has 64.
+func ofSwarm(network string) bool { return len(network) == 25 }
+
 // noRestart keeps a stopped container stopped: "always" means from the next start of
 // its engine, too. What an engine refuses to change (--rm) has no restart policy.
 func (e *engine) noRestart(ctx context.Context, id string) error {

@@ -223,6 +223,9 @@ func attachments(data []byte, id string) ([]attachment, error) {
 	var list []attachment
 	for name, n := range entry.NetworkSettings.Networks {
 		settings := object{}
+		if ofSwarm(n.NetworkID) {
+			n.IPAMConfig = nil // it holds the address that the swarm gave, asked for or not
+		}
 		for _, m := range []member{{key: "IPAMConfig", value: n.IPAMConfig}, {key: "DriverOpts", value: n.DriverOpts}} {
 			if m.value != nil && string(m.value) != "null" {
 				settings = append(settings, m)

@@ -323,16 +323,18 @@ func (m *mover) swap(ctx context.Context, mv *move) error {
 		}
 	}
 	problem := ""
-	err = e.renameContainer(ctx, mv.copyID, mv.name)
+	renamed, err := e.renameStopped(ctx, mv.copyID, mv.name, mv.running)
 	switch {
 	case errors.Is(err, errNotFound):
 		problem = "the copy was removed on its host"
 	case errors.As(err, new(*engineError)):
 		return err
+	case err != nil && renamed:
+		problem = fmt.Sprintf("the copy was stopped to be renamed, and did not start again: %v", err)
 	case err != nil: // made on the host a moment ago, under this name
 		problem = fmt.Sprintf("the copy is called %s: %v", mv.copyName, err)
 	}
-	if err := m.store.renamed(ctx, hold, err == nil); err != nil {
+	if err := m.store.renamed(ctx, hold, renamed); err != nil {
 		return err
 	}
 	e.marks.add(mark{"container", mv.copyID})

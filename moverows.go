@@ -115,7 +115,7 @@ func (ns *nodes) giveWay(ctx context.Context, e *engine) error {
 		if err := e.noRestart(ctx, m.container); err != nil {
 			return err
 		}
-		if err := e.renameContainer(ctx, m.container, m.oldName()); err != nil {
+		if _, err := e.renameStopped(ctx, m.container, m.oldName(), false); err != nil {
 			return err
 		}
 		ns.log.Warn("container is back with its node, and runs elsewhere by now: renamed, to be stopped", "container", m.oldName(), "node", e.nodeName(), "runs_on", m.toNode)

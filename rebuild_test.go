@@ -40,6 +40,12 @@ func TestRebuiltBodyIsLessWhatTheImageGives(t *testing.T) {
 			want: `{"Image":"i","HostConfig":{"NetworkMode":"net"},
 				"NetworkingConfig":{"EndpointsConfig":{"net":{"IPAMConfig":{"IPv4Address":"10.9.0.9"},"Aliases":["al"]}}}}`,
 		},
+		"a swarm's network: the address there is the swarm's to give": {
+			config: `{"Image":"i"}`, host: `{"NetworkMode":"over"}`,
+			networks: `{"over":{"NetworkID":"uk3qyxcj7mzmbd6fv3crs4zmx","IPAMConfig":{"IPv4Address":"10.0.1.5"},"Aliases":["al"],"IPAddress":"10.0.1.5"}}`,
+			want: `{"Image":"i","HostConfig":{"NetworkMode":"over"},
+				"NetworkingConfig":{"EndpointsConfig":{"over":{"Aliases":["al"]}}}}`,
+		},
 	} {
 		if c.host == "" {
 			c.host = `{"NetworkMode":"default"}`
