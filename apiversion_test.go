@@ -33,7 +33,7 @@ func TestVersionsOfAMixedFleet(t *testing.T) {
 	onOld := old.addContainer("on-old", "busybox", true, nil)
 	onNewest := newest.addContainer("on-newest", "busybox", true, nil)
 	onFirst := first.addContainer("on-first", "busybox", true, nil)
-	f.awaitListed(t, 10*time.Second, "on-first", "on-old", "on-newest")
+	f.awaitListed(t, 20*time.Second, "on-first", "on-old", "on-newest")
 
 	// Every answer says what every engine speaks.
 	for _, path := range []string{"/_ping", "/version", "/info", "/v1.24/containers/json", "/nosuch", "/v1.57/_ping"} {
@@ -119,7 +119,7 @@ func TestVersionsThatDoNotOverlap(t *testing.T) {
 		t.Errorf("Api-Version %s, want 1.40: what the newest speaks at least", got)
 	}
 	id := old.addContainer("on-old", "busybox", true, nil)
-	f.awaitListed(t, 10*time.Second, "on-old")
+	f.awaitListed(t, 20*time.Second, "on-old")
 	if status, answer := f.call(t, "GET", "/v1.40/containers/"+id+"/json", ""); status != http.StatusOK || lastVersion(old, "/containers/"+id+"/json") != "1.39" {
 		t.Errorf("inspect at 1.40 on the old engine = %d %s, asked at %s", status, answer, lastVersion(old, "/containers/"+id+"/json"))
 	}

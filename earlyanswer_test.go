@@ -47,7 +47,7 @@ func TestAnEnginesEarlyAnswerReachesAClientThatStillSends(t *testing.T) {
 								t.Fatal(err)
 							}
 							defer conn.Close()
-							conn.SetDeadline(time.Now().Add(20 * time.Second))
+							conn.SetDeadline(time.Now().Add(2 * time.Minute))
 							fmt.Fprintf(conn, "%s %s%s HTTP/1.1\r\nHost: docker\r\nContent-Type: application/x-tar\r\n%s\r\n\r\n", method, path, part, framing)
 							most := size
 							if pauses {

@@ -44,7 +44,7 @@ func TestEventsHaveTheFieldsOfTheClientsVersion(t *testing.T) {
 	for _, e := range f.fakes {
 		e.addContainer("on-"+e.name, "busybox", true, map[string]string{"tier": e.name})
 	}
-	f.awaitListed(t, 10*time.Second, "on-old", "on-newest")
+	f.awaitListed(t, 20*time.Second, "on-old", "on-newest")
 	eventually(t, 20*time.Second, func() error {
 		if n := len(f.past(t, "", began, `{"type":["container"],"event":["start"]}`)); n != 2 {
 			return fmt.Errorf("%d of 2 starts have come", n)

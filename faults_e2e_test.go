@@ -94,7 +94,7 @@ func TestF01F02F03F04F05RealEnginesFailAndComeBack(t *testing.T) {
 	began := time.Now()
 	a.kill(t)
 	killed := time.Since(began) // the command itself waits until all of it is dead
-	m.awaitNodes(t, 10*time.Second, "fail-1=unhealthy fail-2=healthy")
+	m.awaitNodes(t, 20*time.Second, "fail-1=unhealthy fail-2=healthy")
 	faultTook(t, 1, fmt.Sprintf("real engine killed (that took %v): unhealthy", killed.Round(time.Millisecond)), time.Since(began), killed+2*time.Second)
 	if status, took := m.get(t, "/containers/on-fail-1/json"); status != http.StatusServiceUnavailable {
 		t.Errorf("inspect on the dead node = %d", status)

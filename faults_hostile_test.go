@@ -27,7 +27,7 @@ func TestF69ANodeThatIsTakenOutKeepsItsContainers(t *testing.T) {
 	if err := f.nodes.set(f.base, linesOf(addresses(b)...)); err != nil {
 		t.Fatal(err)
 	}
-	f.awaitListed(t, 10*time.Second, "stays")
+	f.awaitListed(t, 20*time.Second, "stays")
 	faultTook(t, 69, "not listed any more", time.Since(began), 10*time.Second)
 	if status, answer := f.call(t, "POST", "/containers/"+id+"/stop", ""); status != http.StatusNotFound {
 		t.Errorf("stop of a container there = %d %s, want 404", status, answer)
@@ -57,7 +57,7 @@ func TestF69ANodeThatIsTakenOutKeepsItsContainers(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.fakes = []*fakeEngine{a, b}
-	f.awaitListed(t, 10*time.Second, "left", "stopped", "stays", "new0", "new1", "new2", "new3")
+	f.awaitListed(t, 20*time.Second, "left", "stopped", "stays", "new0", "new1", "new2", "new3")
 	f.oracle(t)
 }
 

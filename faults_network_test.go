@@ -85,7 +85,7 @@ func TestF52AStreamThatIsCutIsOpenedAgain(t *testing.T) {
 			began := time.Now()
 			cut(relay)
 			e.addContainer("meanwhile", "busybox", true, nil)
-			f.awaitListed(t, 10*time.Second, "before", "meanwhile")
+			f.awaitListed(t, 20*time.Second, "before", "meanwhile")
 			eventually(t, 20*time.Second, func() error {
 				if f.rows(t, "SELECT count(*) FROM events WHERE action = 'start'") != "2" {
 					return errors.New("the start of a container in the gap is not told")

@@ -76,7 +76,7 @@ func TestLinesNameAndLabelNodes(t *testing.T) {
 	f := newFront(t, e)
 	f.make(t, "box", sleepBody)
 	labels := func() string {
-		f.becomes(t, 10*time.Second, "healthy")
+		f.becomes(t, 20*time.Second, "healthy")
 		return f.rows(t, `SELECT group_concat(key || '=' || value || ' ' || source, ', ' ORDER BY key) FROM node_labels WHERE source <> 'automatic'`)
 	}
 	line := nodeLine{address: "tcp://" + e.addr()}
@@ -113,7 +113,7 @@ func TestLinesNameAndLabelNodes(t *testing.T) {
 		}, "gpu=two line, storage=disk engine, zone=b line"},
 		{"an engine that comes back changes nothing", func() {
 			e.stop()
-			f.becomes(t, 10*time.Second, "unhealthy")
+			f.becomes(t, 20*time.Second, "unhealthy")
 			e.restart()
 			f.becomes(t, 20*time.Second, "healthy")
 		}, "gpu=two line, storage=disk engine, zone=b line"},
@@ -223,7 +223,7 @@ func TestCertificatesOfALineAreReloaded(t *testing.T) {
 	if err := f.nodes.set(f.base, []nodeLine{{address: "tcp://" + e.addr(), tls: dir}}); err != nil {
 		t.Fatal(err)
 	}
-	if problem := f.becomes(t, 10*time.Second, "unhealthy"); !strings.Contains(problem, "unknown authority") {
+	if problem := f.becomes(t, 20*time.Second, "unhealthy"); !strings.Contains(problem, "unknown authority") {
 		t.Fatalf("node is unhealthy because %s, want its CA", problem)
 	}
 	fresh := now.tlsDir(t)

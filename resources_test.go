@@ -364,7 +364,7 @@ func TestEngineLabelsThatAreNoResourceAreTold(t *testing.T) {
 		t.Errorf("resources: %s, want the other label's", got)
 	}
 	e.stop()
-	f.becomes(t, 10*time.Second, "unhealthy")
+	f.becomes(t, 20*time.Second, "unhealthy")
 	e.restart()
 	f.becomes(t, 20*time.Second, "healthy")
 	if n := f.logs.count("engine label"); n != 1 {

@@ -40,7 +40,7 @@ func TestCreateWaitsUntilRoomIsFreed(t *testing.T) {
 		if !strings.HasPrefix(answer, "201 ") {
 			t.Errorf("the create that waited = %s, want 201", answer)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("room was freed and the create still waits")
 	}
 	if err := c.inLine(t, ""); err != nil {
@@ -151,7 +151,7 @@ func TestWhatMakesRoomWakesTheLine(t *testing.T) {
 				if !strings.HasPrefix(answer, "201 ") {
 					t.Errorf("the create that waited = %s, want 201", answer)
 				}
-			case <-time.After(30 * time.Second):
+			case <-time.After(time.Minute):
 				t.Errorf("it still waits: %s", cl.store.all(t, "SELECT name, message FROM waiting"))
 			}
 		})
@@ -187,7 +187,7 @@ func TestLineOutlivesALockedDatabase(t *testing.T) {
 		if got != "node-2" {
 			t.Errorf("after the lock: %s, want node-2", got)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("it still waits")
 	}
 }
@@ -250,7 +250,7 @@ func TestLineIsByArrival(t *testing.T) {
 			if got != "node-1" {
 				t.Fatalf("turn %d: %s", i, got)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("turn %d did not come: %s; %s; %s", i, st.all(t, "SELECT * FROM waiting"), st.all(t, "SELECT id, name FROM reservations"), st.all(t, "SELECT used_memory_bytes, memory_bytes, containers FROM nodes"))
 		}
 		for _, later := range came[i+1:] {
