@@ -236,9 +236,16 @@ func TestSessionOfBuildxWaitsForNoBuild(t *testing.T) {
 	t.Parallel()
 	f := newImageFleet(t, threeFakes(t)...)
 	grpc := f.upgrade("/grpc")
-	began := time.Now()
-	f.upgrade("/session", "X-Docker-Expose-Session-Uuid", "abc")
-	if took := time.Since(began); took >= sessionWait {
+	var took time.Duration
+	for i := range 10 { // a machine that is busy may be slow too, but not every time
+		began := time.Now()
+		session := f.upgrade("/session", "X-Docker-Expose-Session-Uuid", fmt.Sprint("abc", i))
+		if took = time.Since(began); took < sessionWait {
+			break
+		}
+		session.Close()
+	}
+	if took >= sessionWait {
 		t.Errorf("the session took %v beside an open gRPC connection: it waited for a POST /build that never comes", took)
 	}
 	if g, s := f.asked("POST", "^/grpc$"), f.asked("POST", "^/session$"); g != s || strings.Contains(g, " ") {
