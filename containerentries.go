@@ -78,15 +78,19 @@ func (l *containerLister) shownIDs(summary []byte, ids []builtinID) []byte {
 	if len(ids) == 0 {
 		return summary
 	}
-	const key = `"NetworkID":"`
+	const key = `NetworkID":"` // quotes are everywhere, and a search that begins with one is slow
 	l.buf = l.buf[:0]
 	for {
 		i := bytes.Index(summary, []byte(key))
 		if i < 0 {
 			break
 		}
+		own := ids
+		if i == 0 || summary[i-1] != '"' {
+			own = nil // a longer key's end
+		}
 		l.buf, summary = append(l.buf, summary[:i+len(key)]...), summary[i+len(key):]
-		for _, id := range ids {
+		for _, id := range own {
 			if rest, ok := bytes.CutPrefix(summary, []byte(id.own)); ok && len(rest) > 0 && rest[0] == '"' {
 				l.buf, summary = append(l.buf, id.shown...), rest
 				break

@@ -46,8 +46,8 @@ func TestScanReadsWhatQueriesRead(t *testing.T) {
 	st := testStore(t)
 	st.sql(t, standardCluster)
 	long := strings.Repeat("é\\", 9000) // goes on in other pages
-	st.sql(t, fmt.Sprintf(`INSERT INTO containers (node_id, container_id, name, image, state, created_at, status_at, summary) VALUES
-		(1, 'c1', 'one', '', 'running', -5, NULL, '{}'), (1, 'c2', 'two', 'x', 'exited', 9223372036854775807, 0, '%s')`, long))
+	st.sql(t, fmt.Sprintf(`INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, status_at, summary) VALUES
+		(1, 1, 'c1', 'one', '', 'running', -5, NULL, '{}'), (2, 1, 'c2', 'two', 'x', 'exited', 9223372036854775807, 0, '%s')`, long))
 	for range 2 * idleScans { // with a new connection, and with the one that was kept
 		const query = "SELECT name, image, coalesce(status_at, 'NULL'), created_at, summary FROM containers ORDER BY id"
 		if got, want := st.scanned(t, strings.Replace(query, "coalesce(status_at, 'NULL')", "status_at", 1), 5), st.all(t, query); got != want || !strings.Contains(got, long) {
@@ -182,6 +182,8 @@ func TestShownIDsReplacesNetworkIDsOnly(t *testing.T) {
 		`{"NetworkID":"aaaa1"}`: `{"NetworkID":"aaaa1"}`,
 		`{"NetworkID":"aaaa`:    `{"NetworkID":"aaaa`,
 		`{"NetworkID":"`:        `{"NetworkID":"`,
+		`{"MyNetworkID":"cc"}`:  `{"MyNetworkID":"cc"}`,
+		`NetworkID":"cc"`:       `NetworkID":"cc"`,
 		`{}`:                    `{}`,
 	} {
 		for range 2 { // the room of the entry before is used again
