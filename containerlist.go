@@ -47,11 +47,11 @@ func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 	// What no filter looks at is not fetched: of thirty thousand rows each column costs.
 	columns, where := "c.summary, c.node_id, c.status_head, c.status_at, c.status_tail", ""
 	if l.looks() {
-		columns += ", c.state, c.id, c.container_id, c.name, c.image, c.image_id, c.created_at"
+		columns += ", c.state, c.age, c.container_id, c.name, c.image, c.image_id"
 	} else if !l.all && l.limit <= 0 {
 		where = " WHERE c.state IN ('running', 'paused', 'restarting', 'stopping')"
 	}
-	rows, err := c.store.scan(r.Context(), "SELECT "+columns+" FROM containers c"+where+" ORDER BY c.created_at DESC, c.id DESC")
+	rows, err := c.store.scan(r.Context(), "SELECT "+columns+" FROM containers c"+where+" ORDER BY c.age DESC")
 	if err != nil {
 		return err
 	}
@@ -69,8 +69,8 @@ func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *cal
 		e := &listed{listFace: face, summary: l.shownIDs(rows.text(0), builtin[node])}
 		if l.looks() {
 			e.head, e.tail, e.state = string(rows.text(2)), string(rows.text(4)), string(rows.text(5))
-			e.listedAge = listedAge{created: rows.int(11), row: rows.int(6)}
-			e.id, e.name, e.image, e.imageID = string(rows.text(7)), string(rows.text(8)), string(rows.text(9)), string(rows.text(10))
+			e.age, e.id, e.name = rows.int(6), string(rows.text(7)), string(rows.text(8))
+			e.image, e.imageID = string(rows.text(9)), string(rows.text(10))
 			if !l.match(e) {
 				continue
 			}
@@ -112,21 +112,10 @@ type containerLister struct {
 	publish, expose map[string]bool
 	ids, ancestors  map[string]bool
 	isTask, taskSet bool
-	before, since   *listedAge
+	before, since   *int64 // ages
 	sizes           map[string]containerSize
 	relay           *portRelay
 	relayed         map[string]map[relayedPort]int // by container ID, with -relay-ports
-}
-
-// listedAge is the place of a container in the list's order: the second it was
-// made in, and within one second the order of the rows.
-type listedAge struct {
-	created int64
-	row     int64
-}
-
-func (a *listedAge) compare(b *listedAge) int {
-	return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.row, b.row))
 }
 
 type containerSize struct{ SizeRw, SizeRootFs json.RawMessage }
@@ -191,7 +180,7 @@ func (c *cluster) newContainerLister(ctx context.Context, call *call) (*containe
 }
 
 // age finds the container that before or since names.
-func (c *cluster) age(ctx context.Context, refs []string) (*listedAge, error) {
+func (c *cluster) age(ctx context.Context, refs []string) (*int64, error) {
 	if len(refs) == 0 {
 		return nil, nil
 	}
@@ -202,9 +191,9 @@ func (c *cluster) age(ctx context.Context, refs []string) (*listedAge, error) {
 	if len(found) == 0 {
 		return nil, errorf(http.StatusNotFound, "No such container: %s", refs[0])
 	}
-	a := &listedAge{}
-	err = c.store.get(ctx, "SELECT created_at, id FROM containers WHERE container_id = ? AND node_id = ?", []any{found[0].id, found[0].node}, &a.created, &a.row)
-	return a, err
+	var age int64
+	err = c.store.get(ctx, "SELECT age FROM containers WHERE container_id = ? AND node_id = ?", []any{found[0].id, found[0].node}, &age)
+	return &age, err
 }
 
 // wholeIDs are the containers that the filter id names: each by its ID or a prefix
@@ -266,9 +255,9 @@ func (c *cluster) descendants(ctx context.Context, refs []string) (map[string]bo
 type listed struct {
 	*listFace
 	id, name, image, imageID, state, head, tail string // set if filters look
-	listedAge
-	summary []byte // valid until the next row
-	decoded *listedEntry
+	age                                         int64
+	summary                                     []byte // valid until the next row
+	decoded                                     *listedEntry
 }
 
 func (e *listed) entry() *listedEntry {
@@ -297,7 +286,7 @@ func (l *containerLister) match(e *listed) bool {
 		return false
 	case l.ancestors != nil && !l.ancestors[e.imageID] && (e.imageID != "" || !slices.Contains(f["ancestor"], e.image)):
 		return false // a row whose ID has not been read yet has the name it was made with
-	case l.before != nil && e.compare(l.before) >= 0, l.since != nil && e.compare(l.since) <= 0:
+	case l.before != nil && e.age >= *l.before, l.since != nil && e.age <= *l.since:
 		return false
 	case f.has("label") && !f.labels("label", e.entry().Labels):
 		return false

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -333,5 +334,29 @@ func TestContainerListOrdersAsAnEngine(t *testing.T) {
 		if got := filter(query); got != want {
 			t.Errorf("%s: %q, want %q", query, got, want)
 		}
+	}
+}
+
+// The rows lie in the order of lists, whatever an engine tells of when they were made, and
+// one that was made at another second than its create has told goes to its place.
+func TestContainersLieInTheOrderOfLists(t *testing.T) {
+	t.Parallel()
+	st := testNode(t)
+	made := func(id string, created int64) json.RawMessage {
+		return entry(id, id, map[string]any{"Created": created})
+	}
+	const order = "SELECT group_concat(name, ' ') FROM (SELECT name FROM containers ORDER BY age DESC)"
+	first := []json.RawMessage{made("c1", 1000), made("c2", 3000), made("c3", 2000), made("c4", 2000), made("c5", -5), made("c6", math.MaxInt64)}
+	st.list(t, first...)
+	if got, want := st.one(t, order), "c6 c2 c3 c4 c1 c5"; got != want {
+		t.Errorf("order of rows %s, want %s", got, want)
+	}
+	first[0] = made("c1", 2500)
+	st.list(t, first...)
+	if got, want := st.one(t, order), "c6 c2 c1 c3 c4 c5"; got != want {
+		t.Errorf("order of rows %s, want %s", got, want)
+	}
+	if got := st.one(t, "SELECT count(*) FROM containers WHERE name <> 'c5' AND name <> 'c6' AND age <> (created_at << 28) + id"); got != "0" {
+		t.Errorf("%s rows are not where their second and id say", got)
 	}
 }

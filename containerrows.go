@@ -256,7 +256,7 @@ func statusText(head string, at *int64, tail string, now time.Time) string {
 
 // storedContainer is a container's row as far as it is compared with what an engine lists.
 type storedContainer struct {
-	id                               int64
+	id, age                          int64
 	summary, name, state, head, tail string
 	at                               *int64
 	known, counted                   bool
@@ -264,7 +264,7 @@ type storedContainer struct {
 
 // storedContainers are the rows of a node's containers, or of one of them, by container ID.
 func (t *tx) storedContainers(node int64, only string) (map[string]*storedContainer, error) {
-	query, args := `SELECT container_id, id, summary, name, state, status_head, status_at, status_tail, inspected, counted
+	query, args := `SELECT container_id, id, age, summary, name, state, status_head, status_at, status_tail, inspected, counted
 		FROM containers WHERE node_id = ?`, []any{node}
 	if only != "" {
 		query, args = query+" AND container_id = ?", append(args, only)
@@ -278,7 +278,7 @@ func (t *tx) storedContainers(node int64, only string) (map[string]*storedContai
 	for rows.Next() {
 		var id string
 		c := &storedContainer{}
-		if err := rows.Scan(&id, &c.id, &c.summary, &c.name, &c.state, &c.head, &c.at, &c.tail, &c.known, &c.counted); err != nil {
+		if err := rows.Scan(&id, &c.id, &c.age, &c.summary, &c.name, &c.state, &c.head, &c.at, &c.tail, &c.known, &c.counted); err != nil {
 			return nil, err
 		}
 		stored[id] = c
@@ -342,13 +342,18 @@ func (t *tx) putContainerOver(n *nodeFace, r *containerRow, stored *storedContai
 		if old.id, err = t.nextContainer(rows); err != nil {
 			return false, err
 		}
-		rows.containers = append(rows.containers, old.id, n.id, r.id, r.name, r.image, r.imageID, r.state, r.created, r.status.head, at, r.status.tail,
+		rows.containers = append(rows.containers, containerAge(r.created, old.id), old.id, n.id, r.id, r.name, r.image, r.imageID, r.state, r.created, r.status.head, at, r.status.tail,
 			bounded(r.labels[swarmIDLabel]), counted, r.held != nil, held.nanoCPUs, held.memory, string(r.summary))
 	} else if _, err := t.exec(`UPDATE containers SET name = ?, image = ?, image_id = ?, state = ?, created_at = ?, status_head = ?,
 			status_at = ?, status_tail = ?, swarm_id = ?, counted = ?, inspected = ?, summary = ? WHERE id = ?`,
 		r.name, r.image, r.imageID, r.state, r.created, r.status.head, at, r.status.tail, bounded(r.labels[swarmIDLabel]),
 		counted, known, string(r.summary), old.id); err != nil {
 		return false, err
+	}
+	if age := containerAge(r.created, old.id); exists && age != old.age { // a statement of its own: it moves the row in every index
+		if _, err := t.exec("UPDATE containers SET age = ? WHERE id = ?", age, old.id); err != nil {
+			return false, err
+		}
 	}
 	r.row = old.id
 	// What a create said is what the engine lists then: labels are most of the parts.

@@ -170,7 +170,7 @@ func TestExplainResolvesNodeSlashName(t *testing.T) {
 	_, path := clusterFile(t, standardCluster+`;
 		INSERT INTO volumes (node_id, name, driver, scope, created_at, summary) VALUES (1, 'data', 'local', 'local', '2026-01-01', '{}'), (2, 'data', 'local', 'local', '2026-01-02', '{}');
 		INSERT INTO networks (node_id, network_id, name, driver, scope, created_at, summary) VALUES (1, 'aa', 'front', 'bridge', 'local', '', '{}'), (3, 'bb', 'front', 'bridge', 'local', '', '{}');
-		INSERT INTO containers (node_id, container_id, name, image, state, created_at, summary) VALUES (2, 'cc', 'db', '', 'running', 1, '{}')`)
+		INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, summary) VALUES (1, 2, 'cc', 'db', '', 'running', 1, '{}')`)
 	for _, c := range []struct{ flags, want string }{
 		{"-v data:/data", "node-1"}, // the oldest
 		{"-v node-2/data:/data", "node-2"},

@@ -30,7 +30,7 @@ func writeForEver(t testing.TB, st *store) {
 						return err
 					}
 					id, _ := res.LastInsertId()
-					_, err = t.exec("INSERT INTO containers (node_id, container_id, name, image, state, created_at, nano_cpus, memory_bytes, summary) VALUES (7, ?, ?, 'busybox', 'running', 1, 5, 6, ?)",
+					_, err = t.exec("INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, nano_cpus, memory_bytes, summary) VALUES ((SELECT coalesce(max(id), 0) + 1 FROM containers), 7, ?, ?, 'busybox', 'running', 1, 5, 6, ?)",
 						fmt.Sprint(worker, "-", i), fmt.Sprint("w", worker, "-", i), `{"Id":"`+strings.Repeat("x", 2000)+`"}`)
 					if err == nil {
 						_, err = t.exec(`INSERT INTO placement_looks VALUES (?, '[["one","a","",1]]')`, id)

@@ -46,7 +46,7 @@ const oldPlacements = `
 	SELECT i, strftime('%s','now') - 3600 * (401 - i), 'web-' || i, 'spread', 3, 'created', 'c' || i FROM k;
 	INSERT INTO placement_filters SELECT id, 'health', 'is not healthy', 1 FROM placements;
 	INSERT INTO placement_looks SELECT id, '[["node-1","tcp://10.0.0.1:2375","",1]]' FROM placements;
-	INSERT INTO containers (node_id, container_id, name, image, state, created_at, summary) VALUES (1, 'c7', 'web-7', '', 'running', 1, '{}');
+	INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, summary) VALUES (1, 1, 'c7', 'web-7', '', 'running', 1, '{}');
 	INSERT INTO reservations (node_id, placement_id, swarm_id, name, image, nano_cpus, memory_bytes) VALUES (1, 8, 's', 'web-8', '', 0, 0)`
 
 func TestHistoryIsTrimmedByAgeAndSize(t *testing.T) {
@@ -121,9 +121,9 @@ func TestRanTellsFromWhenToWhen(t *testing.T) {
 			(5, 1000000300, 'network', 'front', '', 'spread', 3, 1, 'node-1', 'created', ''), (6, 1000000300, 'volume', 'data', '', 'spread', 3, 1, 'node-1', 'created', '');
 		INSERT INTO networks (node_id, network_id, name, driver, scope, created_at, summary) VALUES (1, 'n1', 'front', 'bridge', 'local', '', '{}');
 		INSERT INTO volumes (node_id, name, driver, scope, created_at, summary) VALUES (1, 'data', 'local', 'local', '', '{}');
-		INSERT INTO containers (node_id, container_id, name, image, state, status_at, created_at, summary) VALUES
-			(1, 'aa', 'web', 'nginx', 'running', NULL, 1000000000, '{}'), (2, 'bb', 'job', 'ci', 'exited', 1000003700, 1000000100, '{}'),
-			(2, 'cc', 'db', 'postgres', 'running', NULL, 1000000200, '{}'), (3, 'dd', 'theirs', 'x', 'running', NULL, 1000000000, '{}')`)
+		INSERT INTO containers (id, node_id, container_id, name, image, state, status_at, created_at, summary) VALUES
+			(1, 1, 'aa', 'web', 'nginx', 'running', NULL, 1000000000, '{}'), (2, 2, 'bb', 'job', 'ci', 'exited', 1000003700, 1000000100, '{}'),
+			(3, 2, 'cc', 'db', 'postgres', 'running', NULL, 1000000200, '{}'), (4, 3, 'dd', 'theirs', 'x', 'running', NULL, 1000000000, '{}')`)
 	ran := func(what, want string) {
 		t.Helper()
 		if got := st.all(t, "SELECT name, node, since, until FROM ran ORDER BY id"); got != want {
@@ -149,7 +149,7 @@ theirs|node-3|2001-09-09 01:46:40|now`)
 	if got := st.one(t, "SELECT ended_at > 1000000200 FROM placements WHERE name = 'db'"); got != "1" {
 		t.Errorf("placement of a container whose node was taken out has not ended: %s", got)
 	}
-	st.sql(t, "INSERT INTO containers (node_id, container_id, name, image, state, created_at, summary) VALUES (3, 'cc', 'db', 'postgres', 'running', 1000000200, '{}')")
+	st.sql(t, "INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, summary) VALUES (5, 3, 'cc', 'db', 'postgres', 'running', 1000000200, '{}')")
 	if got := st.one(t, "SELECT until FROM ran WHERE name = 'db'"); got != "now" {
 		t.Errorf("db is back and ran until %s, want now", got)
 	}

@@ -45,8 +45,8 @@ func TestListThatIsKnownIsPassedOverOnlyIfNothingDiffers(t *testing.T) {
 		{"a row that does not count", "UPDATE containers SET counted = 0 WHERE name = 'web'", all, false},
 		{"a row whose reservations are not known", "UPDATE containers SET inspected = 0 WHERE name = 'web'", all, false},
 		{"a row that is gone", "DELETE FROM containers WHERE name = 'job'", all, false},
-		{"a row that is new", `INSERT INTO containers (node_id, container_id, name, image, state, created_at, summary, inspected)
-			VALUES (1, 'c9', 'new', 'busybox', 'running', 1, '{}', 1)`, all, false},
+		{"a row that is new", `INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, summary, inspected)
+			VALUES (9, 1, 'c9', 'new', 'busybox', 'running', 1, '{}', 1)`, all, false},
 		{"a node of another name", "UPDATE nodes SET name = 'other'", all, false},
 		{"a node of another address", "UPDATE nodes SET ip = '10.9.9.9'", all, false},
 		{"stopped ones count", "UPDATE manager SET count_stopped = 1", all, false},

@@ -24,6 +24,14 @@ func (t *tx) nextContainer(rows *newRows) (id int64, err error) {
 	return rows.containerID, nil
 }
 
+// containerAge is the place of a container in lists, containers.age: the second it was made
+// in, and within one second the order of the rows. Seconds that no clock shows are the
+// nearest that one does.
+func containerAge(created, id int64) int64 {
+	const seconds, ids = 1<<35 - 1, 1<<28 - 1
+	return min(max(created, 0), seconds)<<28 | id&ids
+}
+
 // insert writes what was gathered.
 func (t *tx) insert(rows *newRows) error {
 	for _, table := range []struct {
@@ -31,8 +39,8 @@ func (t *tx) insert(rows *newRows) error {
 		columns int
 		values  []any
 	}{
-		{`INSERT INTO containers (id, node_id, container_id, name, image, image_id, state, created_at,
-			status_head, status_at, status_tail, swarm_id, counted, inspected, nano_cpus, memory_bytes, summary)`, 17, rows.containers},
+		{`INSERT INTO containers (age, id, node_id, container_id, name, image, image_id, state, created_at,
+			status_head, status_at, status_tail, swarm_id, counted, inspected, nano_cpus, memory_bytes, summary)`, 18, rows.containers},
 		{"INSERT OR IGNORE INTO container_labels (container, key, value)", 3, rows.labels},
 		{"INSERT OR IGNORE INTO mounts (container, type, name, source, destination)", 5, rows.mounts},
 		{"INSERT OR IGNORE INTO container_networks (container, name, network_id)", 3, rows.networks},

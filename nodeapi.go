@@ -217,7 +217,7 @@ func taskList(c *cluster, w http.ResponseWriter, r *http.Request, call *call) er
 	rows, err := c.store.query(r.Context(), `
 		SELECT c.container_id, c.name, c.image, c.state, c.created_at, coalesce(c.status_at, c.created_at), c.status_head,
 		       coalesce(n.engine_id, replace(n.address, 'tcp://', '')), (SELECT coalesce(json_group_object(key, value), '{}') FROM container_labels l WHERE l.container = c.id)
-		  FROM containers c JOIN nodes n ON n.id = c.node_id ORDER BY c.created_at DESC, c.id DESC`)
+		  FROM containers c JOIN nodes n ON n.id = c.node_id ORDER BY c.age DESC`)
 	if err != nil {
 		return err
 	}

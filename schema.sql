@@ -131,8 +131,10 @@ CREATE TABLE label_values (
 
 CREATE TABLE containers (
   /* What the engines report, one row a container; also written when an engine
-     has answered a create, before the client hears of it. */
-  id           INTEGER PRIMARY KEY,
+     has answered a create, before the client hears of it. The rows lie in the order of
+     lists, oldest first: a list of all of them is one pass over the table. */
+  age          INTEGER PRIMARY KEY,            -- created_at, and within a second id, in one number: created_at << 28 | id
+  id           INTEGER NOT NULL UNIQUE,
   node_id      INTEGER NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
   container_id TEXT    NOT NULL,               -- 64 hex digits
   name         TEXT    NOT NULL,               -- without the slash; unique unless made behind our back
@@ -157,7 +159,6 @@ CREATE INDEX containers_by_name ON containers (name);
 CREATE INDEX containers_by_node ON containers (node_id, state);
 CREATE INDEX containers_by_swarm_id ON containers (swarm_id) WHERE swarm_id <> '';
 CREATE INDEX containers_by_stays ON containers (node_id) WHERE stays <> '';
-CREATE INDEX containers_by_age ON containers (created_at DESC, id DESC);
 
 CREATE TABLE container_labels (
   /* Labels of containers, for filters and affinities. */
@@ -680,7 +681,7 @@ CREATE VIEW ps AS
                           || '/' || p.protocol, ', ')
                      FROM ports p WHERE p.container = c.id AND p.host_ip <> 'host'), '') AS ports
     FROM containers c JOIN nodes n ON n.id = c.node_id
-   ORDER BY c.created_at DESC, c.id DESC;
+   ORDER BY c.age DESC;
 
 CREATE VIEW placement_nodes AS
   /* Node by node, as far as it is kept. */

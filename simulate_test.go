@@ -163,7 +163,7 @@ func TestSimulateReplaysTheLedger(t *testing.T) {
 		t.Run(strategyName, func(t *testing.T) {
 			t.Parallel()
 			st := testStore(t)
-			st.sql(t, standardCluster+"; UPDATE nodes SET memory_bytes = 2 << 30 WHERE id = 2; INSERT INTO containers (node_id, container_id, name, image, state, created_at, memory_bytes, summary) VALUES (1, 'theirs', 'theirs', 'x', 'running', 1, 1 << 30, '{}')")
+			st.sql(t, standardCluster+"; UPDATE nodes SET memory_bytes = 2 << 30 WHERE id = 2; INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, memory_bytes, summary) VALUES (1, 1, 'theirs', 'theirs', 'x', 'running', 1, 1 << 30, '{}')")
 			if err := st.begin(t.Context(), managerRow{strategy: strategyName}); err != nil {
 				t.Fatal(err)
 			}

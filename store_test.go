@@ -389,7 +389,7 @@ func TestSumsAreWhatTheRowsAddUpTo(t *testing.T) {
 	const seed = 1
 	rnd := rand.New(rand.NewPCG(seed, seed))
 	statements := []string{
-		"INSERT INTO containers (node_id, container_id, name, image, state, created_at, counted, nano_cpus, memory_bytes, summary) VALUES (%d, 'c%d', 'n', 'i', 'running', 0, %d, %d, %d, '{}')",
+		"INSERT INTO containers (node_id, id, container_id, name, image, state, created_at, counted, nano_cpus, memory_bytes, summary) VALUES (%d, %[2]d, 'c%[2]d', 'n', 'i', 'running', 0, %d, %d, %d, '{}')",
 		"UPDATE containers SET counted = 1 - counted WHERE id %% 3 = %d",
 		"UPDATE containers SET memory_bytes = memory_bytes + %d, nano_cpus = %d WHERE id %% 5 = %d",
 		"UPDATE containers SET state = 'exited', counted = 0 WHERE id %% 7 = %d",

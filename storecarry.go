@@ -101,8 +101,12 @@ func carryAll(ctx context.Context, conn *sql.Conn) error {
 		if slices.Contains(tallies, t.name) {
 			continue
 		}
-		columns := strings.Join(t.columns, ", ")
-		if _, err := conn.ExecContext(ctx, "INSERT INTO main."+t.name+" ("+columns+") SELECT "+columns+" FROM old."+t.name); err != nil {
+		into := strings.Join(t.columns, ", ")
+		from := into
+		if t.name == "containers" && !slices.Contains(t.columns, "age") {
+			into, from = "age, "+into, "(min(max(created_at, 0), (1 << 35) - 1) << 28) | (id & (1 << 28) - 1), "+from // as containerAge
+		}
+		if _, err := conn.ExecContext(ctx, "INSERT INTO main."+t.name+" ("+into+") SELECT "+from+" FROM old."+t.name); err != nil {
 			return fmt.Errorf("table %s: %w", t.name, err)
 		}
 		if err := zeroSums(ctx, conn, t); err != nil {

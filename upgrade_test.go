@@ -98,6 +98,9 @@ func oldStore(t testing.TB, path, oldSchema string, version, events int) {
 	defer db.Close()
 	db.SetMaxOpenConns(1)
 	rows := strings.Replace(oldRows, "ROWS", fmt.Sprint(events), 1)
+	if strings.Contains(oldSchema, "\n  age ") {
+		rows += fmt.Sprintf("UPDATE containers SET age = %d;", containerAge(1000, 11))
+	}
 	if strings.Contains(oldSchema, "TABLE placement_nodes") {
 		rows = strings.Replace(rows, `placement_looks VALUES (1, '[["one","10.0.0.1:2375","",3]]')`, "placement_nodes VALUES (1, 'one', '10.0.0.1:2375', '', 3)", 1)
 	}
@@ -119,6 +122,7 @@ func checkUpgraded(t testing.TB, st *store, events int) {
 		"SELECT placement_id, clause, refused FROM placement_filters":                                           "3|fail constraint a==b|2",
 		"SELECT placement_id, node, score FROM placement_nodes":                                                 "1|one|3",
 		"SELECT name, state, inspected, nano_cpus, json_extract(summary, '$.Id') FROM containers":               "web|running|0|500|c1",
+		"SELECT age FROM containers":                                                                            fmt.Sprint(containerAge(1000, 11)),
 		"SELECT summary = '{\"Id\":\"c1\"}' FROM containers":                                                    "0",
 		"SELECT name, state FROM reservations":                                                                  "db|unknown",
 		"SELECT host_port FROM ports ORDER BY 1":                                                                "80\n81",

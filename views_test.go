@@ -106,6 +106,7 @@ func TestViewsAnswerAPersonsFirstQuestions(t *testing.T) {
 			(2, 2, '123456789abcdef0', 'db', 'postgres', 'running', 1000000001, 0, 0, '{}'),
 			(3, 3, '23456789abcdef01', 'db', 'postgres', 'running', 1000000002, 5000000000, 0, '{}'),
 			(4, 3, '3456789abcdef012', '', 'x', 'dead', 1, 0, 0, '{}'), (5, 1, '456789abcdef0123', '', 'x', 'dead', 1, 0, 0, '{}');
+		UPDATE containers SET age = (created_at << 28) | id;
 		UPDATE containers SET stays = 'it has no reschedule policy' WHERE id = 3;
 		INSERT INTO node_resources VALUES (1, 'gpu', 4, '[]');
 		INSERT INTO resources (node_id, container, name, amount, device) VALUES (1, 1, 'gpu', 1, '');
