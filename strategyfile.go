@@ -17,6 +17,7 @@ import (
 
 const (
 	rankTime         = 100 * time.Millisecond // longer takes no strategy: the create goes by spread
+	checkTime        = 10 * time.Second       // at the start nobody waits, and the host may be busy coming up
 	maxStrategyBytes = 64 << 10
 	maxRankedBytes   = 8 << 20 // of one value while it ranks: zeroblob(1e9) is one word
 )
@@ -86,8 +87,9 @@ func (f *strategyFile) check(ctx context.Context) error {
 	if err := readOnly(conn); err != nil {
 		return err
 	}
-	_, err = f.rank(ctx, conn, &workload{})
-	if err == nil {
+	atStart := *f
+	atStart.limit = checkTime
+	if _, err = atStart.rank(ctx, conn, &workload{}); err == nil {
 		return nil
 	}
 	var se *sqlite.Error
