@@ -27,7 +27,7 @@ test:
 	@testdata/lab need $(compiler) $(engines) $(registry) $(sshd) $(clients)
 	@$(MAKE) --no-print-directory $(modules) $(tools)
 	@$(MAKE) --no-print-directory vet
-	CGO_ENABLED=1 go test -race -count=1 -timeout 30m ./...
+	CGO_ENABLED=1 go test -race -count=1 -timeout 60m ./...
 
 # The fault matrix with its long rows too, in an hour; some by number: make faults rows="3 25".
 faults:

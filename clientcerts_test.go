@@ -93,7 +93,7 @@ func (c *certClient) dial(t *testing.T) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.SetDeadline(time.Now().Add(time.Minute))
+	conn.SetDeadline(time.Now().Add(5 * time.Minute))
 	t.Cleanup(func() { conn.Close() })
 	return conn
 }
@@ -130,7 +130,7 @@ func (c *certClient) connects() error {
 		return err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(time.Minute))
+	conn.SetDeadline(time.Now().Add(5 * time.Minute))
 	io.WriteString(conn, "GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n")
 	_, err = http.ReadResponse(bufio.NewReader(conn), nil)
 	return err

@@ -152,7 +152,7 @@ func TestF36AStuckWatcherOfEventsIsCut(t *testing.T) {
 	if want := (n - 1) * int64(watchers-1); seen.Load() != want {
 		t.Errorf("%d events were told, want each of %d to each of %d", seen.Load(), n-1, watchers-1)
 	}
-	stuck.SetDeadline(time.Now().Add(10 * time.Second))
+	stuck.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.Copy(io.Discard, stuck); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("the stuck watcher's connection is still open")
 	}
@@ -316,7 +316,7 @@ func TestF73ACertificateThatIsTakenAway(t *testing.T) {
 		conn, err := tls.Dial("tcp", l.Addr().String(), config)
 		if err == nil {
 			t.Cleanup(func() { conn.Close() })
-			conn.SetDeadline(time.Now().Add(time.Minute))
+			conn.SetDeadline(time.Now().Add(5 * time.Minute))
 			_, err = io.WriteString(conn, "GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n")
 		}
 		if err == nil {

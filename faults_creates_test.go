@@ -49,7 +49,8 @@ func TestF24ACreateWhoseAnswerIsLostIsSettledByItsLabel(t *testing.T) {
 		t.Errorf("%d containers, want 50", got)
 	}
 	faultCount(t, 24, "copies beside the first of 50 creates whose answers were lost", len(a.containerNames())+len(b.containerNames())-50, 0, "")
-	if got := f.rows(t, "SELECT outcome, count(*) FROM placements WHERE kind = 'container' GROUP BY outcome"); got != "created|50" {
+	// On a busy machine an engine may be passed over as silent before it is asked.
+	if got := f.rows(t, "SELECT outcome, count(*) FROM placements WHERE kind = 'container' AND outcome <> 'moved' GROUP BY outcome"); got != "created|50" {
 		t.Errorf("placements = %q, want all of them created", got)
 	}
 	if status, answer := f.call(t, "DELETE", "/containers/c1?force=1", ""); status != http.StatusNoContent {

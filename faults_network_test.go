@@ -267,7 +267,7 @@ func TestF08OneEngineAtTwoAddresses(t *testing.T) {
 	f, relays := newRelayedFront(t, e, e)
 	f.fakes = f.fakes[:1]
 	began := time.Now()
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, 2*listEvery, func() error {
 		if got := f.rows(t, "SELECT state FROM nodes ORDER BY state"); got != "duplicate\nhealthy" {
 			return errors.New(got)
 		}
@@ -289,7 +289,7 @@ func TestF08OneEngineAtTwoAddresses(t *testing.T) {
 	}
 	began = time.Now()
 	old.refuse()
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, 2*listEvery, func() error {
 		if got := f.rows(t, "SELECT state, substr(address, 7) = '"+first+"' FROM nodes ORDER BY state"); got != "healthy|0\nunhealthy|1" {
 			return errors.New(got)
 		}

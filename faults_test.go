@@ -164,7 +164,7 @@ func (f *front) try(method, path, body string) (status int, answer string, err e
 }
 
 // loneClient keeps no connections: tests count them.
-var loneClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute,
+var loneClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * time.Minute,
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
 // make creates a container through the front and starts it.
@@ -201,7 +201,7 @@ func (f *front) wire(t testing.TB) *wire {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(time.Minute))
+	c.SetDeadline(time.Now().Add(5 * time.Minute))
 	return &wire{c.(*net.TCPConn), t, bufio.NewReader(c)}
 }
 

@@ -54,7 +54,7 @@ func TestWhatIsThereIsOnePiece(t *testing.T) {
 			if secure {
 				conn = tls.Client(gathers, &tls.Config{InsecureSkipVerify: true})
 			}
-			conn.SetDeadline(time.Now().Add(time.Minute))
+			conn.SetDeadline(time.Now().Add(5 * time.Minute))
 			got := make([]byte, lines*len(line))
 			if _, err := io.ReadFull(conn, got[:len(line)]); err != nil {
 				t.Fatal(err)

@@ -27,7 +27,7 @@ func hooked(e *fakeEngine, path string, hook func(conn *net.TCPConn, in io.Reade
 			return
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(time.Minute))
+		conn.SetDeadline(time.Now().Add(5 * time.Minute))
 		early, _ := buffered.Peek(buffered.Reader.Buffered())
 		counted, _ := fakeConnOf(conn)
 		hook(counted.Conn.(*net.TCPConn), io.MultiReader(bytes.NewReader(early), conn))
