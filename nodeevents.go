@@ -23,13 +23,13 @@ type engineEvent struct {
 	raw json.RawMessage
 }
 
-// readEvents reads the stream and hands on what has come: under load what was read while
-// the last bunch was stored, up to maxBunch. Lines that are no events are skipped.
-func readEvents(ctx context.Context, stream io.Reader, out chan<- []engineEvent) error {
-	var q eventQueue
-	q.changed = sync.NewCond(&q.mu)
-	defer context.AfterFunc(ctx, func() { q.end(ctx.Err()) })()
-	go func() {
+// readEvents reads the stream until it or ctx ends, into the queue that it returns. Lines that
+// are no events are skipped.
+func readEvents(ctx context.Context, stream io.Reader) *eventQueue {
+	q := &eventQueue{some: make(chan struct{}, 1)}
+	q.taken = sync.NewCond(&q.mu)
+	go func() { // until the stream is closed, or the queue ended
+		defer context.AfterFunc(ctx, func() { q.end(ctx.Err()) })()
 		in := bufio.NewReaderSize(stream, quietBuffer)
 		for {
 			line, err := readLine(in)
@@ -42,29 +42,22 @@ func readEvents(ctx context.Context, stream io.Reader, out chan<- []engineEvent)
 			}
 		}
 	}()
-	for {
-		bunch, err := q.take()
-		if len(bunch) == 0 {
-			return err
-		}
-		select {
-		case out <- bunch:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	return q
 }
 
 // maxBunch is how many events of a node are stored in one transaction.
 const maxBunch = 256
 
-// eventQueue is what was read of a stream and not handed on yet. It holds no room for what
-// does not come: most nodes are silent most of the time.
+// eventQueue is what was read of a stream and not taken yet: under load what has come while
+// the last bunch was stored, up to maxBunch. It holds no room for what does not come: most
+// nodes are silent most of the time.
 type eventQueue struct {
-	mu      sync.Mutex
-	changed *sync.Cond
-	events  []engineEvent
-	err     error // why there will be no more
+	some chan struct{} // receives when there is something to take
+
+	mu     sync.Mutex
+	taken  *sync.Cond
+	events []engineEvent
+	err    error // why there will be no more
 }
 
 // put waits for room. It tells whether the events are still wanted.
@@ -72,10 +65,10 @@ func (q *eventQueue) put(ev engineEvent) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.events) >= maxBunch && q.err == nil {
-		q.changed.Wait()
+		q.taken.Wait()
 	}
 	q.events = append(q.events, ev)
-	q.changed.Broadcast()
+	q.tell()
 	return q.err == nil
 }
 
@@ -85,19 +78,24 @@ func (q *eventQueue) end(err error) {
 	if q.err == nil {
 		q.err = err
 	}
-	q.changed.Broadcast()
+	q.taken.Broadcast()
+	q.tell()
 }
 
-// take waits for events, and returns those that have come, or why there are none any more.
+func (q *eventQueue) tell() {
+	select {
+	case q.some <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the events that have come, and why there will be no more.
 func (q *eventQueue) take() ([]engineEvent, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.events) == 0 && q.err == nil {
-		q.changed.Wait()
-	}
 	bunch := q.events
 	q.events = nil
-	q.changed.Broadcast()
+	q.taken.Broadcast()
 	return bunch, q.err
 }
 

@@ -300,20 +300,22 @@ func (ns *nodes) missed(ctx context.Context, e *engine, last int64, now time.Tim
 		return 0, err
 	}
 	defer body.Close()
-	events, ended := make(chan []engineEvent), make(chan error, 1)
-	go func() { ended <- readEvents(ctx, body, events) }()
+	events := readEvents(ctx, body)
+	defer events.end(context.Canceled)
 	for {
-		select {
-		case batch := <-events:
+		<-events.some
+		batch, ended := events.take()
+		if len(batch) > 0 {
 			fresh, err := ns.apply(ctx, e, batch)
 			if n += fresh; err != nil {
 				return n, err
 			}
-		case err := <-ended:
-			if errors.Is(err, io.EOF) {
-				err = nil
-			}
-			return n, err
+		}
+		if errors.Is(ended, io.EOF) {
+			return n, nil
+		}
+		if ended != nil {
+			return n, ended
 		}
 	}
 }
@@ -323,9 +325,7 @@ func (ns *nodes) missed(ctx context.Context, e *engine, last int64, now time.Tim
 func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock time.Time, known *knownList) *stepError {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	events := make(chan []engineEvent)
-	broken := make(chan error, 1)
-	go func() { broken <- readEvents(ctx, stream, events) }()
+	events := readEvents(ctx, stream)
 	moved := make(chan error, 1)
 	if e.location.named {
 		ask := time.NewTicker(askEvery)
@@ -342,13 +342,17 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 	looked, last := opened, clock.UnixNano() // when the stream last told something, and the engine's time of that
 	for {
 		select {
-		case batch := <-events:
-			looked, last = monotonic(), max(last, batch[len(batch)-1].TimeNano)
-			if _, err := ns.apply(ctx, e, batch); err != nil {
-				return &stepError{"write events", err}
+		case <-events.some:
+			batch, ended := events.take()
+			if len(batch) > 0 {
+				looked, last = monotonic(), max(last, batch[len(batch)-1].TimeNano)
+				if _, err := ns.apply(ctx, e, batch); err != nil {
+					return &stepError{"write events", err}
+				}
 			}
-		case err := <-broken:
-			return &stepError{"events", fmt.Errorf("%w: %w", errStreamEnded, err)}
+			if ended != nil {
+				return &stepError{"events", fmt.Errorf("%w: %w", errStreamEnded, ended)}
+			}
 		case err := <-e.unwritten:
 			return &stepError{"write what was read", err}
 		case <-e.suspect:
