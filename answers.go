@@ -30,6 +30,27 @@ func (e *engine) getWithin(ctx context.Context, path, query string, dest any, ro
 	return nil
 }
 
+// getWhole is getWithin for an answer as it is. It lies in buffer if it has room there, which
+// it keeps for the next.
+func (e *engine) getWhole(ctx context.Context, path, query string, buffer *[]byte, room *answerRoom) ([]byte, error) {
+	body, err := e.get(ctx, path, query)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	whole, err := readWhole(roomReader{body, room}, *buffer)
+	if err != nil {
+		return nil, fmt.Errorf("bad answer to %s: %w", path, err)
+	}
+	if cap(whole) <= keptBuffer {
+		*buffer = whole
+	}
+	return whole, nil
+}
+
+// keptBuffer is how large a buffer may be that is kept: a list of a few hundred containers.
+const keptBuffer = 256 << 10
+
 // answerRoom is how many bytes one answer may have, or several together: what an
 // engine says is held in memory until it is known to be whole.
 type answerRoom struct {
@@ -63,22 +84,38 @@ func decodeAnswer(r io.Reader, dest any) error {
 	if !ok {
 		return json.NewDecoder(r).Decode(dest)
 	}
-	whole, err := readWhole(r)
+	whole, err := readWhole(r, nil)
 	if err == nil {
 		*items, err = arrayItems(whole)
 	}
 	return err
 }
 
-// readWhole reads r to its end, piece by piece: one buffer that grows would have been
-// copied, and its copies left behind, by the time an endless answer is given up.
-func readWhole(r io.Reader) ([]byte, error) {
+// readWhole reads r to its end, into buffer as far as that has room, and then piece by
+// piece: one buffer that grows would have been copied, and its copies left behind, by the
+// time an endless answer is given up.
+func readWhole(r io.Reader, buffer []byte) ([]byte, error) {
 	var pieces [][]byte
-	for piece := make([]byte, 0, 16<<10); ; {
+	piece := buffer[:0]
+	if cap(piece) == 0 {
+		piece = make([]byte, 0, 16<<10)
+	}
+	for {
 		n, err := r.Read(piece[len(piece):cap(piece)])
 		piece = piece[:len(piece)+n]
 		if errors.Is(err, io.EOF) {
-			return bytes.Join(append(pieces, piece), nil), nil
+			if pieces == nil {
+				return piece, nil
+			}
+			size := len(piece)
+			for _, p := range pieces {
+				size += len(p)
+			}
+			whole := make([]byte, 0, size+size/8+1) // room for a list that grows, and to see its end
+			for _, p := range append(pieces, piece) {
+				whole = append(whole, p...)
+			}
+			return whole, nil
 		}
 		if err != nil {
 			return nil, err

@@ -396,7 +396,7 @@ func TestF12AnEngineThatCannotStartContainers(t *testing.T) {
 		}
 	}
 	for range 2 { // minutes
-		if err := f.nodes.calm(t.Context(), engine); err != nil {
+		if err := f.nodes.calm(t.Context(), engine, true); err != nil {
 			t.Fatal(err)
 		}
 	}

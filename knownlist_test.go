@@ -1,8 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"database/sql"
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
 	"testing"
+	"time"
 )
 
 // A list that is passed over must be one that would have changed nothing.
@@ -24,13 +30,13 @@ func TestListThatIsKnownIsPassedOverOnlyIfNothingDiffers(t *testing.T) {
 		known  bool
 	}{
 		{"the same list", "", all, true},
-		{"in another order", "", []json.RawMessage{made, web, job}, true},
+		{"in another order", "", []json.RawMessage{made, web, job}, false},
 		{"time that goes on", "UPDATE containers SET status_at = status_at - 60 WHERE name = 'web'",
 			[]json.RawMessage{webWith("Status", "Up 6 minutes (healthy)"), job, made}, true},
 		{"time that did not go on", "UPDATE containers SET status_at = status_at - 600 WHERE name = 'web'", all, false},
 		{"a restart", "", []json.RawMessage{webWith("Status", "Up 2 seconds (healthy)"), job, made}, false},
 		{"another health", "", []json.RawMessage{webWith("Status", "Up 5 minutes (unhealthy)"), job, made}, false},
-		{"a Status with an escape", "", []json.RawMessage{json.RawMessage(`{"Id":"c1","Status":"Up \u0035 minutes"}`), job, made}, false},
+		{"a Status with an escape", "", []json.RawMessage{webWith("Status", "Up 5 minutes (healthy)\""), job, made}, false},
 		{"another label", "", []json.RawMessage{webWith("Labels", map[string]string{"tier": "db"}), job, made}, false},
 		{"another state", "", []json.RawMessage{webWith("State", "paused"), job, made}, false},
 		{"one less", "", []json.RawMessage{web, job}, false},
@@ -55,7 +61,7 @@ func TestListThatIsKnownIsPassedOverOnlyIfNothingDiffers(t *testing.T) {
 			t.Parallel()
 			st := testNode(t)
 			var known knownList
-			if _, err := st.putLists(t.Context(), 1, lists{containers: all, known: &known}, 0); err != nil {
+			if _, err := st.putLists(t.Context(), 1, lists{containers: all, answer: listOf(all), known: &known}, 0); err != nil {
 				t.Fatal(err)
 			}
 			st.sql(t, "UPDATE containers SET inspected = 1")
@@ -66,11 +72,21 @@ func TestListThatIsKnownIsPassedOverOnlyIfNothingDiffers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, err := st.listsKnown(t.Context(), &before.face, &known, c.list); err != nil || got != c.known {
+			known.before = before
+			if got, err := st.listsKnown(t.Context(), &known, listOf(c.list)); err != nil || got != c.known {
 				t.Errorf("listsKnown after %q = %v, %v, want %v", c.change, got, err, c.known)
 			}
 		})
 	}
+}
+
+// listOf is an engine's answer that lists these.
+func listOf(entries []json.RawMessage) []byte {
+	var pieces [][]byte
+	for _, e := range entries {
+		pieces = append(pieces, e)
+	}
+	return slices.Concat([]byte("["), bytes.Join(pieces, []byte(",")), []byte("]\n"))
 }
 
 func TestListWithAnItemOfAWrongShapeIsNotKnown(t *testing.T) {
@@ -78,10 +94,158 @@ func TestListWithAnItemOfAWrongShapeIsNotKnown(t *testing.T) {
 	st := testNode(t)
 	var known knownList
 	list := []json.RawMessage{entry("c1", "a", nil), json.RawMessage(`{"Id": 7}`)}
-	if _, err := st.putLists(t.Context(), 1, lists{containers: list, known: &known}, 0); err != nil {
+	if _, err := st.putLists(t.Context(), 1, lists{containers: list, answer: listOf(list), known: &known}, 0); err != nil {
 		t.Fatal(err)
 	}
-	if known.rows != nil {
-		t.Errorf("a list with an item of a wrong shape is known: %v", known.rows)
+	if known.listed {
+		t.Errorf("a list with an item of a wrong shape is known: %v", known.entries)
 	}
+}
+
+// What was known of a list does not outlive a change of the rows, whoever makes it.
+func TestListThatIsKnownIsComparedAgainAfterACommit(t *testing.T) {
+	t.Parallel()
+	e := newFakeEngine(t)
+	e.override("GET", "^/containers/json$", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "[%s]", entry("c1", "web", nil))
+	})
+	e.addContainer("web", "busybox", true, nil)
+	c, _ := testCluster(t, e)
+	engine, st := c.nodes.all()[0], c.store
+	var known knownList
+	list := func() {
+		t.Helper()
+		if err := c.nodes.listLess(t.Context(), engine, unlisted{images: true, networks: true, volumes: true}, &known); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const broken = "UPDATE containers SET state = 'paused'"
+	healed := func() error {
+		list()
+		if got := st.one(t, "SELECT name || ' ' || state FROM containers"); got != "web running" {
+			return fmt.Errorf("after a list the row is %s, want web running", got)
+		}
+		return nil
+	}
+	list()
+	st.sql(t, "UPDATE containers SET inspected = 1")
+	list()
+	if !known.told {
+		t.Fatal("the list is not known")
+	}
+	for range 2 {
+		st.sql(t, broken)
+		if err := healed(); err != nil {
+			t.Fatal(err)
+		}
+		st.sql(t, "UPDATE containers SET inspected = 1")
+		list()
+		if !known.told {
+			t.Fatal("the list is not known again")
+		}
+	}
+	db, err := sql.Open("sqlite", dsn(st.path, "mode=rw&_pragma=busy_timeout(5000)"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(broken); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, healed)
+}
+
+// Images, networks and volumes that are known are not written again, but are when their
+// rows have changed; and a list that changes nothing does not look like a change.
+func TestWhatIsListedBesideContainersIsKnownToo(t *testing.T) {
+	t.Parallel()
+	e := newFakeEngine(t)
+	c, _ := testCluster(t, e)
+	e.addImage("busybox", "busybox")
+	if status, answer := postJSON(t, "http://"+e.addr()+"/volumes/create", `{"Name":"data"}`); status != http.StatusCreated {
+		t.Fatalf("volume create = %d %s", status, answer)
+	}
+	engine, st := c.nodes.all()[0], c.store
+	var known knownList
+	list := func() {
+		t.Helper()
+		if err := c.nodes.listLess(t.Context(), engine, unlisted{}, &known); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, 30*time.Second, func() error { // what the start reads may still change something
+		before := st.version()
+		list()
+		list()
+		if now := st.version(); now != before {
+			return fmt.Errorf("version %v after two lists, before %v", now, before)
+		}
+		return nil
+	})
+	for i, kind := range []string{"images", "networks", "volumes"} {
+		if known.rest[i].hash == 0 || known.rest[i].version != st.version() {
+			t.Errorf("%s are not known: %v, version %v", kind, known.rest[i], st.version())
+		}
+		was := st.one(t, "SELECT count(*) FROM "+kind)
+		st.sql(t, "DELETE FROM "+kind)
+		list()
+		if now := st.one(t, "SELECT count(*) FROM "+kind); now != was || was == "0" {
+			t.Errorf("%s %s after a list, want %s", now, kind, was)
+		}
+		list()
+	}
+}
+
+func TestStatusWordsAreThoseOfTheEntriesThemselves(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ list, words string }{
+		{"[]", "[]"},
+		{"[{\"Status\":\"Up 1 hour\"}]", "[Up 1 hour]"},
+		{" [ { \"Id\" : \"a\", \"Status\" : \"Up\" } , {\"Status\":\"\",\"Id\":\"b\"} ]\n", "[Up ]"},
+		{`[{"Labels":{"Status":"no","x":"\"Status\":\"no\""},"Health":{"Status":"healthy"},"Status":"Up"}]`, "[Up]"},
+		{`[{"Status":"a"},{}]`, "[]"},
+		{`[{"Status":"a"},{"Id":"b"}]`, "[]"},
+		{`[{"Status":"a","Status":"b"}]`, "[]"},
+		{`[{"Status":"\u0041"}]`, "[]"},
+		{`[{"Status":7}]`, "[]"},
+		{`{"Status":"a"}`, "[]"},
+	} {
+		words := []string{}
+		for _, w := range statusWordsIn([]byte(tt.list)) {
+			words = append(words, tt.list[w.from:w.to])
+		}
+		if got := fmt.Sprint(words); got != tt.words {
+			t.Errorf("statusWordsIn(%s) = %q, want %s", tt.list, words, tt.words)
+		}
+	}
+}
+
+// A list that is known says the same only with the same bytes around the same places.
+func FuzzKnownList(f *testing.F) {
+	f.Add([]byte(`[{"Id":"a","Status":"Up 1 hour"},{"Id":"b","Status":""}]`), 9, byte('x'))
+	f.Fuzz(func(t *testing.T, list []byte, at int, to byte) {
+		words := statusWordsIn(list)
+		if words == nil {
+			return
+		}
+		var known knownList
+		known.note(list, make([]uint64, len(words)))
+		said, same := known.says(list)
+		if !same || len(said) != len(words) {
+			t.Fatalf("%q does not say what it says: %q", list, said)
+		}
+		for i, w := range words {
+			if !bytes.Equal(said[i], list[w.from:w.to]) {
+				t.Fatalf("of %q the words are %q, want %q", list, said[i], list[w.from:w.to])
+			}
+		}
+		if at < 0 || at >= len(list) || list[at] == to || slices.ContainsFunc(words, func(w span) bool { return at >= w.from && at <= w.to }) {
+			return
+		}
+		other := bytes.Clone(list)
+		other[at] = to
+		if _, same := known.says(other); same {
+			t.Fatalf("%q and %q are taken for the same", list, other)
+		}
+	})
 }

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net/url"
 	"slices"
 
@@ -15,11 +17,13 @@ import (
 type lists struct {
 	containers, images, networks, volumes []json.RawMessage
 
+	answer   []byte          // that containers are cut from, until they are written
 	renames  string          // to let go of: a JSON list of ids
 	owed     func(mark) bool // what will be read again anyway: newer than the list
 	building bool            // the engine's images may be what a build tags just now
 	unlisted unlisted
-	known    *knownList // told of the list, if all of it is well; nil: nobody asks
+	rest     [3]knownAnswer // to images, networks and volumes
+	known    *knownList     // told of the list, if all of it is well; nil: nobody asks
 }
 
 // list reads all that the node has and makes its rows so. A list that fails changes nothing.
@@ -32,37 +36,32 @@ func (ns *nodes) list(ctx context.Context, e *engine) error {
 func (ns *nodes) listLess(ctx context.Context, e *engine, not unlisted, known *knownList) error {
 	e.marks.hold()
 	defer e.marks.release()
-	before, err := ns.store.newestContainer(ctx, e.id)
-	if err != nil {
-		return err
+	if version := ns.store.version(); known.before.face.id == 0 || version != known.version {
+		before, err := ns.store.newestContainer(ctx, e.id)
+		if err != nil {
+			return err
+		}
+		known.version, known.before, known.told = version, before, false
 	}
-	l := lists{owed: e.marks.owes, renames: before.renames}
+	before := known.before
+	l := lists{owed: e.marks.owes, renames: before.renames, unlisted: not}
+	buffer := ns.answers.Get().(*[]byte)
+	defer ns.answers.Put(buffer)
 	g, gctx := errgroup.WithContext(ctx)
 	room := newRoom(maxAnswer)
-	g.Go(func() error { // one after the other: two connections are enough
-		if !not.images {
-			if err := e.getWithin(gctx, "/images/json", "all=1", &l.images, room); err != nil {
-				return err
-			}
-		}
-		if !not.networks {
-			if err := e.getWithin(gctx, "/networks", "", &l.networks, room); err != nil {
-				return err
-			}
-		}
-		if not.volumes {
-			return nil
-		}
-		var v struct{ Volumes []json.RawMessage }
-		err := e.getWithin(gctx, "/volumes", "", &v, room)
-		l.volumes = v.Volumes
-		return err
-	})
-	g.Go(func() error {
+	if !not.images || !not.networks || !not.volumes {
+		g.Go(func() error { return ns.listRest(gctx, e, &l, known, room) }) // one after the other: two connections are enough
+	}
+	g.Go(func() (err error) {
 		for try := 0; ; try++ {
-			l.containers = nil
-			if err := e.getWithin(gctx, "/containers/json", "all=1", &l.containers, room); err != nil {
+			if l.answer, err = e.getWhole(gctx, "/containers/json", "all=1", buffer, room); err != nil {
 				return err
+			}
+			if l.unlisted.containers, err = ns.store.listsKnown(gctx, known, l.answer); err != nil || l.unlisted.containers {
+				return err
+			}
+			if l.containers, err = arrayItems(l.answer); err != nil {
+				return fmt.Errorf("bad answer to /containers/json: %w", err)
 			}
 			// An empty list after a non-empty one may be an engine that is still loading.
 			if len(l.containers) > 0 || before.rows == 0 || try > 0 {
@@ -73,16 +72,14 @@ func (ns *nodes) listLess(ctx context.Context, e *engine, not unlisted, known *k
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if before.renames == "[]" {
-		if not.containers, err = ns.store.listsKnown(ctx, &before.face, known, l.containers); err != nil {
-			return err
-		}
-		if not == (unlisted{true, true, true, true}) {
-			return nil
-		}
+	if !not.images {
+		defer e.marks.add(mark{"platforms", ""})
 	}
-	if l.unlisted = not; !not.containers {
-		*known = knownList{}
+	if l.unlisted == (unlisted{true, true, true, true}) {
+		return nil
+	}
+	if !l.unlisted.containers {
+		*known = knownList{rest: known.rest, version: known.version, before: before}
 		l.known = known
 	}
 	l.building = e.builds.recent()
@@ -90,12 +87,47 @@ func (ns *nodes) listLess(ctx context.Context, e *engine, not unlisted, known *k
 	if err != nil {
 		return err
 	}
+	for i, answer := range l.rest {
+		if answer.hash != 0 {
+			known.rest[i] = answer
+		}
+	}
 	ns.noteChange()
 	for _, id := range look {
 		e.marks.add(mark{"look", id})
 	}
-	if !not.images {
-		e.marks.add(mark{"platforms", ""})
+	return nil
+}
+
+// listRest reads what else than containers the node has, and leaves out what is known.
+func (ns *nodes) listRest(ctx context.Context, e *engine, l *lists, known *knownList, room *answerRoom) error {
+	var v struct{ Volumes []json.RawMessage }
+	defer func() { l.volumes = v.Volumes }()
+	buffer := ns.answers.Get().(*[]byte)
+	defer ns.answers.Put(buffer)
+	for i, kind := range []struct {
+		not         *bool
+		path, query string
+		dest        any
+	}{
+		{&l.unlisted.images, "/images/json", "all=1", &l.images},
+		{&l.unlisted.networks, "/networks", "", &l.networks},
+		{&l.unlisted.volumes, "/volumes", "", &v},
+	} {
+		if *kind.not {
+			continue
+		}
+		answer, err := e.getWhole(ctx, kind.path, kind.query, buffer, room)
+		if err != nil {
+			return err
+		}
+		l.rest[i] = knownAnswer{maphash.Bytes(listSeed, answer), known.version}
+		if *kind.not = l.rest[i] == known.rest[i] && !e.builds.recent(); *kind.not {
+			continue
+		}
+		if err := decodeAnswer(bytes.NewReader(answer), kind.dest); err != nil {
+			return fmt.Errorf("bad answer to %s: %w", kind.path, err)
+		}
 	}
 	return nil
 }
@@ -276,14 +308,15 @@ type mirrorState struct {
 	id      int64  // of the newest container row of any node
 	rows    int64  // containers known on the node
 	face    nodeFace
+	failed  bool // creates or starts there, lately
 }
 
 func (s *store) newestContainer(ctx context.Context, node int64) (m mirrorState, err error) {
 	// What is not committed yet counts as newer than the list, and stays.
 	m.face = nodeFace{id: node}
 	err = s.get(ctx, `SELECT (SELECT coalesce(max(id), 0) FROM containers), (SELECT count(*) FROM containers WHERE node_id = ?1),
-		(SELECT json_group_array(id) FROM renames WHERE node_id = ?1 AND answered), n.name, n.ip, m.count_stopped FROM nodes n, manager m WHERE n.id = ?1`,
-		[]any{node}, &m.id, &m.rows, &m.renames, &m.face.name, &m.face.ip, &m.face.countStopped)
+		(SELECT json_group_array(id) FROM renames WHERE node_id = ?1 AND answered), n.name, n.ip, m.count_stopped, n.failures > 0 FROM nodes n, manager m WHERE n.id = ?1`,
+		[]any{node}, &m.id, &m.rows, &m.renames, &m.face.name, &m.face.ip, &m.face.countStopped, &m.failed)
 	return m, err
 }
 
@@ -305,7 +338,8 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 	bad := 0
 	var entries []*containerRow
 	listed := map[string]bool{}
-	known := knownList{*n, map[uint64]uint64{}}
+	known := knownList{face: *n}
+	var hashes []uint64
 	if l.unlisted.containers {
 		l.containers = nil
 	}
@@ -317,9 +351,15 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 		}
 		entries = append(entries, row)
 		listed[row.id] = true
-		known.add(raw, row)
+		hashes = append(hashes, rowHash([]byte(row.id), []byte(row.name), []byte(row.state), row.summary, row.counted))
+	}
+	if l.known != nil {
+		slices.Reverse(hashes)
+		known.note(l.answer, hashes)
 	}
 	err = s.write(ctx, func(t *tx) (err error) {
+		changes := t.changes()
+		defer func() { t.idle = err == nil && changes >= 0 && t.changes() == changes }()
 		look = nil
 		var badImages, badNetworks, badVolumes int
 		var reread []string
@@ -357,7 +397,7 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 			note = "bad answer: " + note[2:] + " in the list have a wrong shape"
 		}
 		if l.known != nil && note == "" {
-			*l.known = known
+			l.known.face, l.known.listed, l.known.entries, l.known.bytes = known.face, known.listed, known.entries, known.bytes
 		}
 		_, err = t.exec("UPDATE nodes SET error = ?, confirmed = 1 WHERE id = ? AND (error <> ? OR confirmed = 0)", note, node, note)
 		return err

@@ -376,9 +376,6 @@ func (s *store) nodeHealthy(ctx context.Context, id int64, engineID string, back
 
 // nodeCalm forgets earlier failures of a node that has been well for a while.
 func (s *store) nodeCalm(ctx context.Context, id int64) error {
-	if err := s.get(ctx, "SELECT 1 FROM nodes WHERE id = ? AND failures > 0", []any{id}, new(int)); errors.Is(err, errNotFound) {
-		return nil // mostly: a write would be a commit for each list
-	}
 	return s.write(ctx, func(t *tx) error {
 		_, err := t.exec("UPDATE nodes SET failures = 0 WHERE id = ? AND failures > 0", id)
 		return err

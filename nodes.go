@@ -55,6 +55,7 @@ type nodes struct {
 	looking  chan struct{} // places for inspects of what is known by a list only
 	progress progress
 	builds   buildStreams // of all engines
+	answers  sync.Pool    // of *[]byte: buffers for lists of containers
 }
 
 // noteChange wakes whoever follows the container rows.
@@ -75,7 +76,7 @@ type watched struct {
 
 func newNodes(log *slog.Logger, s *store, certs *certSource) *nodes {
 	ns := &nodes{log: log, store: s, certs: certs, resolver: net.DefaultResolver, engines: map[int64]*watched{}, dirs: map[string]*certSource{}, changed: make(chan struct{}, 1),
-		starting: make(chan struct{}, startNodes), looking: make(chan struct{}, startNodes/2)}
+		starting: make(chan struct{}, startNodes), looking: make(chan struct{}, startNodes/2), answers: sync.Pool{New: func() any { return new([]byte) }}}
 	ns.countVersions()
 	return ns
 }
@@ -403,7 +404,7 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 				if err := e.ping(ctx, probeWait); err != nil {
 					return &stepError{"ping", err}
 				}
-			} else if err := ns.calm(ctx, e); err != nil {
+			} else if err := ns.calm(ctx, e, known.before.failed); err != nil {
 				return &stepError{"write node", err}
 			}
 			if e.inSwarm.Load() { // no event tells that an engine has left its swarm

@@ -29,12 +29,13 @@ func (ns *nodes) noteWork(ctx context.Context, e *engine, start bool, status int
 	}
 }
 
-// calm forgets a little of what a node failed at; it is called once a minute.
-func (ns *nodes) calm(ctx context.Context, e *engine) error {
+// calm forgets a little of what a node failed at; it is called once a minute. last tells
+// that the node's row has it chosen last.
+func (ns *nodes) calm(ctx context.Context, e *engine, last bool) error {
 	if n := e.failed.Load(); n > 0 {
 		e.failed.CompareAndSwap(n, min(n, penaltyMost)-1)
 	}
-	if e.failed.Load() >= penaltyAfter {
+	if !last || e.failed.Load() >= penaltyAfter {
 		return nil
 	}
 	return ns.store.nodeCalm(ctx, e.id)

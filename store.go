@@ -79,6 +79,8 @@ type store struct {
 	metrics *metrics
 
 	creates atomic.Int32 // under way
+	commits atomic.Int64 // of the writer
+	others  atomic.Int64 // goes up with those of other programs too, within watchEvery
 
 	room bell // rings when room may have come free
 
@@ -282,6 +284,12 @@ func (s *store) get(ctx context.Context, query string, args []any, dest ...any) 
 	s.note(err)
 	return err
 }
+
+// storeVersion is the same only as long as nothing is committed.
+type storeVersion struct{ commits, others int64 }
+
+// version is that of the rows: read before them, it is not newer than they are.
+func (s *store) version() storeVersion { return storeVersion{s.commits.Load(), s.others.Load()} }
 
 // newEvents returns a channel that is closed when the next event rows are committed.
 func (s *store) newEvents() <-chan struct{} {

@@ -85,6 +85,10 @@ func (s *store) watch(ctx context.Context, files [2]fs.FileInfo) {
 			s.rescue(ctx, what, files)
 			return
 		}
+		var version int64
+		if db.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version) == nil {
+			s.others.Store(version)
+		}
 		size := s.fold(ctx, db)
 		if (size > hugeLog) != huge {
 			huge = size > hugeLog

@@ -32,6 +32,8 @@ type tx struct {
 	conn      *sql.Conn
 	stmts     map[string]*sql.Stmt
 	newEvents bool
+	idle      bool     // said by what runs: it has changed nothing
+	changed   bool     // something of the batch has
 	metrics   *metrics // nil: nobody counts
 }
 
@@ -81,6 +83,14 @@ func (t *tx) get(query string, args []any, dest ...any) error {
 		return err
 	}
 	return oneRow(st.QueryRowContext(t.ctx, args...).Scan(dest...))
+}
+
+// changes goes up with each row that is changed.
+func (t *tx) changes() (n int64) {
+	if t.get("SELECT total_changes()", nil, &n) != nil {
+		return -1
+	}
+	return n
 }
 
 // write runs fn in a write transaction and returns when it is committed, or fn
@@ -203,7 +213,7 @@ func (w *write) until() time.Time { return w.since.Add(w.wait) }
 func (s *store) commit(t *tx, batch []*write) (waiting []*write) {
 	errs := make([]error, len(batch))
 	began := time.Now()
-	t.newEvents = false
+	t.newEvents, t.changed = false, false
 	err := s.broken()
 	if err == nil {
 		_, err = t.exec("BEGIN IMMEDIATE")
@@ -240,6 +250,9 @@ func (s *store) commit(t *tx, batch []*write) (waiting []*write) {
 	}
 	if err != nil {
 		t.exec("ROLLBACK")
+	}
+	if err == nil && t.changed {
+		s.commits.Add(1)
 	}
 	if err == nil && t.newEvents {
 		s.wakeEvents()
@@ -279,5 +292,8 @@ func (t *tx) guarded(fn func(*tx) error) (err error) {
 			err = fmt.Errorf("write: panic: %v", p)
 		}
 	}()
-	return fn(t)
+	t.idle = false
+	err = fn(t)
+	t.changed = t.changed || !t.idle
+	return err
 }
