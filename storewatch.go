@@ -15,7 +15,7 @@ const (
 	bigLog     = 8 << 20     // bytes of a WAL that the writer has to help with
 	hugeLog    = 256 << 20   // bytes of a WAL that an operator should know of
 	checkEvery = time.Hour   // how often the whole file is read, to find damage before it matters
-	firstCheck = time.Minute // after the start
+	firstCheck = time.Minute // after the start, of a file that was too large to be read then
 )
 
 // storeFailure is why the store cannot go on: the program ends with it, and whoever
@@ -69,7 +69,11 @@ func (s *store) watch(ctx context.Context, files [2]fs.FileInfo) {
 	checked := make(chan struct{})
 	go func() {
 		defer close(checked)
-		s.checkNowAndThen(ctx)
+		first := checkEvery
+		if files[0].Size() > maxChecked {
+			first = firstCheck
+		}
+		s.checkNowAndThen(ctx, first)
 	}()
 	defer func() { cancel(); <-checked }()
 	tick := time.NewTicker(watchEvery)
@@ -183,14 +187,14 @@ func (s *store) rescue(ctx context.Context, what string, files [2]fs.FileInfo) {
 }
 
 // checkNowAndThen reads the whole database for damage, on a connection of its own.
-func (s *store) checkNowAndThen(ctx context.Context) {
+func (s *store) checkNowAndThen(ctx context.Context, first time.Duration) {
 	db, err := sql.Open("sqlite", dsn(s.path, "mode=ro"))
 	if err != nil {
 		return
 	}
 	defer db.Close()
 	db.SetMaxIdleConns(0) // nothing is kept from one hour to the next
-	timer := time.NewTimer(firstCheck)
+	timer := time.NewTimer(first)
 	defer timer.Stop()
 	for {
 		select {
