@@ -25,6 +25,8 @@ type mover struct {
 
 	looked, resumed int64 // monotonic nanoseconds: of the last round, of the first one after the process was stopped
 	told            int64 // of the last look for bodies
+
+	nothing storeVersion // of rows that asked for nothing to be done
 }
 
 // movePace is how fast things go; tests are in more of a hurry.
@@ -105,6 +107,14 @@ func (m *mover) look(ctx context.Context) error {
 		m.resumed = now
 	}
 	m.looked = now
+	if time.Duration(now-m.told) > tellEvery {
+		m.told = now
+		m.start(ctx, "bodies", m.tellBodies)
+	}
+	version := m.store.version()
+	if version == m.nothing {
+		return nil
+	}
 	open, err := m.store.openMoves(ctx)
 	if err != nil {
 		return err
@@ -114,18 +124,19 @@ func (m *mover) look(ctx context.Context) error {
 			m.start(ctx, mv.container, func(ctx context.Context) error { return m.settleRow(ctx, mv.id) })
 		}
 	}
-	if err := m.stopOlds(ctx); err != nil {
+	olds, err := m.stopOlds(ctx)
+	if err != nil {
 		return err
 	}
-	if time.Duration(now-m.told) > tellEvery {
-		m.told = now
-		m.start(ctx, "bodies", m.tellBodies)
+	nodes, err := m.lookAtNodes(ctx)
+	if err == nil && len(open)+olds+nodes == 0 {
+		m.nothing = version
 	}
-	return m.lookAtNodes(ctx)
+	return err
 }
 
-// stopOlds has old containers stopped on nodes that are back.
-func (m *mover) stopOlds(ctx context.Context) error {
+// stopOlds has old containers stopped on nodes that are back. It returns on how many.
+func (m *mover) stopOlds(ctx context.Context) (int, error) {
 	nodes, err := m.store.nodeIDs(ctx, `SELECT DISTINCT n.id FROM moves m JOIN nodes n ON n.id = m.from_id OR n.engine_id = m.from_engine
 		WHERE m.old IN ('to rename', 'to stop') AND n.state = 'healthy'`)
 	for _, id := range nodes {
@@ -135,7 +146,7 @@ func (m *mover) stopOlds(ctx context.Context) error {
 			})
 		}
 	}
-	return err
+	return len(nodes), err
 }
 
 // nodeIDs reads a column of integers.
@@ -156,22 +167,24 @@ func (s *store) nodeIDs(ctx context.Context, query string) (ids []int64, err err
 }
 
 // lookAtNodes starts attempts for what is on nodes that are drained, or have been
-// lost for long enough, and writes why the rest stays.
-func (m *mover) lookAtNodes(ctx context.Context) error {
+// lost for long enough, and writes why the rest stays. It returns how many nodes may
+// be such.
+func (m *mover) lookAtNodes(ctx context.Context) (nodes int, err error) {
 	rows, err := m.store.query(ctx, `SELECT id, state, state_at, source = 'lost' FROM nodes
 		WHERE state = 'healthy' AND availability = 'drain' OR state = 'unhealthy' AND id IN (
 		      SELECT c.node_id FROM container_labels l JOIN containers c ON c.id = l.container WHERE l.key = ?)`, expressionLabel("reschedule"))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	why := map[int64]string{}
 	for rows.Next() {
+		nodes++
 		var id, since int64
 		var state string
 		var replaced bool // another host answers at its address
 		if err := rows.Scan(&id, &state, &since, &replaced); err != nil {
 			rows.Close()
-			return err
+			return 0, err
 		}
 		switch e := m.nodes.get(id); {
 		case state == "healthy":
@@ -181,7 +194,7 @@ func (m *mover) lookAtNodes(ctx context.Context) error {
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return err
+		return 0, err
 	}
 	ids := []int64{}
 	for id := range why {
@@ -189,14 +202,14 @@ func (m *mover) lookAtNodes(ctx context.Context) error {
 	}
 	slices.Sort(ids)
 	if err := m.store.forgetStays(ctx, ids); err != nil {
-		return err
+		return 0, err
 	}
 	for _, id := range ids {
 		if err := m.lookAt(ctx, id, why[id]); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return nodes, nil
 }
 
 // lost tells whether a node does not answer for so long that its containers are to be
