@@ -130,11 +130,11 @@ func TestF59DamagedAtStart(t *testing.T) {
 func TestF59FlippedBytes(t *testing.T) {
 	t.Parallel()
 	sound := soundFile(t, 100)
-	rounds := 15
+	rounds, seed := 15, uint64(0) // the same bits every time
 	if allFaults() {
-		rounds = 1000
+		rounds, seed = 1000, uint64(time.Now().UnixNano())
 	}
-	random := mrand.New(mrand.NewPCG(uint64(time.Now().UnixNano()), 3))
+	random := mrand.New(mrand.NewPCG(seed, 3))
 	found := 0
 	for range rounds {
 		content := append([]byte(nil), sound...)
