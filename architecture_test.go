@@ -87,7 +87,7 @@ var layers = []struct{ why, files string }{
 	{"which engines there are, and who they are", "tls clientcerts discovery"},
 	{"questions to a database by people", "sqlcommand"},
 	{"all state", "store storefile storecarry storewatch storescan storewriter history"},
-	{"words, numbers and JSON: what knows of nothing else", "expr room platform resources body listfilters apiversion errors connlimits metrics"},
+	{"words, numbers and JSON: what knows of nothing else", "expr room platform resources body listfilters apiversion errors connlimits onepiece metrics"},
 }
 
 func TestUsesRunOneWay(t *testing.T) {

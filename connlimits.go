@@ -130,13 +130,13 @@ func (l countedListener) Accept() (net.Conn, error) {
 			conn.Close()
 			continue
 		}
-		return &countedConn{Conn: conn, limits: l.limits, client: client, refused: why}, nil
+		return &countedConn{heldConn: heldConn{Conn: conn}, limits: l.limits, client: client, refused: why}, nil
 	}
 }
 
 // countedConn is a client's connection; refused says why it is one too many.
 type countedConn struct {
-	net.Conn
+	heldConn
 	limits  *connLimits
 	client  string
 	refused string
@@ -177,6 +177,7 @@ func noteConn(ctx context.Context, conn net.Conn) context.Context {
 		c.limits.secure[c] = secure
 		c.limits.mu.Unlock()
 	}
+	ctx = context.WithValue(ctx, heldKey{}, &c.heldConn)
 	if c.refused != "" {
 		ctx = context.WithValue(ctx, refusedKey{}, c.refused)
 	}

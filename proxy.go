@@ -179,7 +179,10 @@ func answer(w http.ResponseWriter, r *http.Request, resp *http.Response, rl *rel
 		}
 		w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 		w.WriteHeader(resp.StatusCode)
-		w.Write(data)
+		onePiece(r.Context(), func() error {
+			w.Write(data)
+			return http.NewResponseController(w).Flush()
+		})
 		return nil
 	}
 	if resp.ContentLength >= 0 && resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusNotModified {
@@ -193,7 +196,7 @@ func answer(w http.ResponseWriter, r *http.Request, resp *http.Response, rl *rel
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	if err := copyBody(w, resp.Body, stream); err != nil {
+	if err := copyBody(r.Context(), w, resp.Body, stream); err != nil {
 		// Half an answer must not look like a whole one.
 		panic(http.ErrAbortHandler)
 	}
@@ -214,13 +217,13 @@ var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 // copyBody copies to w. Nothing of a stream is held back: it is flushed before a read
 // that has to wait, or after each piece where that cannot be known.
-func copyBody(w http.ResponseWriter, body io.Reader, stream bool) error {
+func copyBody(ctx context.Context, w http.ResponseWriter, body io.Reader, stream bool) error {
 	buf := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buf)
 	client := http.NewResponseController(w)
 	var begin, end int // of what is held
 	unsent := false    // some was passed on and may be held further on
-	pass := func() error {
+	write := func() error {
 		if begin == end {
 			return nil
 		}
@@ -228,12 +231,18 @@ func copyBody(w http.ResponseWriter, body io.Reader, stream bool) error {
 		begin, unsent = end, true
 		return err
 	}
+	pass := func() error { return onePiece(ctx, write) }
 	flush := func() error {
-		if err := pass(); err != nil || !unsent {
-			return err
+		if begin == end && !unsent {
+			return nil
 		}
-		unsent = false
-		return client.Flush()
+		return onePiece(ctx, func() error {
+			if err := write(); err != nil {
+				return err
+			}
+			unsent = false
+			return client.Flush()
+		})
 	}
 	b, gathers := body.(*upstreamBody)
 	if gathers = gathers && stream; gathers {
