@@ -29,55 +29,86 @@ type member struct {
 // parseObject takes data apart. null and nothing at all are an empty object, as
 // engines read them. It looks for the ends of members only (encoding/json takes
 // five times as long): whether a member is valid is for whoever decodes it.
-func parseObject(data []byte) (object, error) {
+func parseObject(data []byte) (o object, err error) {
+	_, err = eachMember(data, func(spelt []byte, begin, end int) error {
+		if o == nil {
+			o = make(object, 0, 32)
+		}
+		m := member{key: string(spelt[1 : len(spelt)-1]), spelt: spelt, value: data[begin:end]}
+		if bytes.IndexByte(spelt, '\\') >= 0 {
+			if err := json.Unmarshal(spelt, &m.key); err != nil {
+				return err
+			}
+		}
+		o = append(o, m)
+		return nil
+	})
+	return o, err
+}
+
+// eachMember calls member with each key of an object, quotes and all, and where its value
+// begins and ends. It returns where the object's closing brace is; 0 if there is no object,
+// as in null.
+func eachMember(data []byte, member func(spelt []byte, begin, end int) error) (closing int, err error) {
 	s := scanner{data: data}
 	switch s.next() {
 	case 0:
-		return nil, nil
+		return 0, nil
 	case '{':
 	default:
 		if string(bytes.TrimSpace(data)) == "null" {
-			return nil, nil
+			return 0, nil
 		}
-		return nil, errors.New("expected a JSON object")
+		return 0, errors.New("expected a JSON object")
 	}
 	s.at++
-	o := make(object, 0, 32)
 	for first := true; ; first = false {
 		c := s.next()
-		if c == '}' && (first || len(o) > 0) {
-			return o, nil
+		if c == '}' {
+			return s.at, nil
 		}
 		if !first {
 			if c != ',' {
-				return nil, s.unexpected("after a member")
+				return 0, s.unexpected("after a member")
 			}
 			s.at++
 			c = s.next()
 		}
 		if c != '"' {
-			return nil, s.unexpected("where a key begins")
+			return 0, s.unexpected("where a key begins")
 		}
-		raw, err := s.value()
+		spelt, err := s.value()
 		if err != nil {
-			return nil, err
-		}
-		m := member{key: string(raw[1 : len(raw)-1]), spelt: raw}
-		if bytes.IndexByte(raw, '\\') >= 0 {
-			if err := json.Unmarshal(raw, &m.key); err != nil {
-				return nil, err
-			}
+			return 0, err
 		}
 		if s.next() != ':' {
-			return nil, s.unexpected("after a key")
+			return 0, s.unexpected("after a key")
 		}
 		s.at++
 		s.next()
-		if m.value, err = s.value(); err != nil {
-			return nil, err
+		begin := s.at
+		if _, err := s.value(); err != nil {
+			return 0, err
 		}
-		o = append(o, m)
+		if err := member(spelt, begin, s.at); err != nil {
+			return 0, err
+		}
 	}
+}
+
+// placeOf tells where in an object the value of key stands, which is in exactly this
+// spelling; begin is 0 if it is not there.
+func placeOf(data []byte, key string) (begin, end int) {
+	_, err := eachMember(data, func(spelt []byte, b, e int) error {
+		if string(spelt[1:len(spelt)-1]) == key {
+			begin, end = b, e
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, 0
+	}
+	return begin, end
 }
 
 // arrayItems cuts a JSON array into its items, as parseObject does an object.

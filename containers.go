@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -119,19 +120,61 @@ func containerInspect(c *cluster, w http.ResponseWriter, r *http.Request, call *
 	return rl.run(w, r, call)
 }
 
+// shownInspect changes an engine's answer where it stands: the rest is the engine's own.
 func (c *cluster) shownInspect(ctx context.Context, at *located, data []byte) ([]byte, error) {
-	o, err := parseObject(data)
+	known, empty := false, true // an engine's own Node; no member at all
+	var settings, behind int    // where NetworkSettings begins, and ends
+	closing, err := eachMember(data, func(spelt []byte, begin, end int) error {
+		empty = false
+		if string(spelt) == `"NetworkSettings"` {
+			settings, behind = begin, end
+		}
+		known = known || len(spelt) == len(`"Node"`) && strings.EqualFold(string(spelt), `"Node"`)
+		return nil
+	})
+	node := at.shown.Load()
+	switch {
+	case err != nil:
+		return nil, err
+	case empty:
+		return object{{key: "Node", value: node.node}}.bytes(), nil
+	case known:
+		o, err := parseObject(data)
+		if err != nil {
+			return nil, err
+		}
+		return c.shownInspect(ctx, at, o.without("Node").bytes())
+	}
+	from, to := placeOf(data[settings:behind], "Ports")
+	from, to = settings+from, settings+to
+	ports, err := c.shownPorts(ctx, at, data[from:to])
 	if err != nil {
 		return nil, err
 	}
-	node := at.shown.Load()
-	o = append(o.without("Node"), member{key: "Node", value: node.node})
+	if ports != nil {
+		data = slices.Concat(data[:from], ports, data[to:])
+		closing += len(ports) - (to - from)
+	}
+	rest := string(data[closing:])
+	data = append(data[:closing], `,"Node":`...)
+	data = append(data, node.node...)
+	return append(data, rest...), nil
+}
+
+// shownPorts shows the bindings in NetworkSettings.Ports as clients reach them,
+// each once; nil when there is nothing to change.
+func (c *cluster) shownPorts(ctx context.Context, at *located, raw []byte) ([]byte, error) {
+	ports, err := parseObject(raw)
+	if err != nil || !slices.ContainsFunc(ports, func(m member) bool { return m.value[0] == '[' }) {
+		return nil, nil
+	}
 	relayed := map[relayedPort]int{}
 	if c.relay != nil {
 		if relayed, err = c.store.relayed(ctx, at.id); err != nil {
 			return nil, err
 		}
 	}
+	node := at.shown.Load()
 	show := func(port string, b portBinding) portBinding {
 		_, protocol, _ := strings.Cut(port, "/")
 		number, _ := strconv.Atoi(b.HostPort)
@@ -142,23 +185,6 @@ func (c *cluster) shownInspect(ctx context.Context, at *located, data []byte) ([
 			b.HostIp = node.ip
 		}
 		return b
-	}
-	if settings := shownSettings(o.get("NetworkSettings"), show); settings != nil {
-		o = o.replace("NetworkSettings", settings)
-	}
-	return o.bytes(), nil
-}
-
-// shownSettings shows the bindings in NetworkSettings.Ports as clients reach them,
-// each once; nil when there is nothing to change.
-func shownSettings(raw json.RawMessage, show func(port string, b portBinding) portBinding) json.RawMessage {
-	settings, err := parseObject(raw)
-	if err != nil {
-		return nil
-	}
-	ports, err := parseObject(settings.get("Ports"))
-	if err != nil || len(ports) == 0 {
-		return nil
 	}
 	for i, m := range ports {
 		var bindings []portBinding
@@ -174,10 +200,10 @@ func shownSettings(raw json.RawMessage, show func(port string, b portBinding) po
 			}
 		}
 		if ports[i].value, err = json.Marshal(kept); err != nil {
-			return nil
+			return nil, err
 		}
 	}
-	return settings.replace("Ports", ports.bytes()).bytes()
+	return ports.bytes(), nil
 }
 
 // containerWait holds until the container has stopped, or is gone; either way its

@@ -170,7 +170,13 @@ func (rl *relay) run(w http.ResponseWriter, r *http.Request, c *call) error {
 func answer(w http.ResponseWriter, r *http.Request, resp *http.Response, rl *relay) error {
 	copyAnswerHeaders(w.Header(), resp.Header)
 	if rl.edit != nil && resp.StatusCode == max(rl.editStatus, http.StatusOK) {
-		data, err := readItem(resp)
+		room := items.Get().(*bytes.Buffer)
+		defer func() {
+			if room.Cap() <= smallBody { // few are longer
+				items.Put(room)
+			}
+		}()
+		data, err := readItem(room, resp)
 		if err == nil {
 			data, err = rl.edit(data)
 		}
@@ -203,14 +209,18 @@ func answer(w http.ResponseWriter, r *http.Request, resp *http.Response, rl *rel
 	return nil
 }
 
-// readItem reads an answer about one thing whole.
-func readItem(resp *http.Response) ([]byte, error) {
+// items are buffers for answers about one thing, as long as their relaying takes.
+var items = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// readItem reads an answer about one thing whole, into room.
+func readItem(room *bytes.Buffer, resp *http.Response) ([]byte, error) {
 	if resp.ContentLength > maxItem {
 		return nil, fmt.Errorf("over %d MiB", maxItem>>20)
 	}
-	data := bytes.NewBuffer(make([]byte, 0, max(bytes.MinRead, resp.ContentLength+bytes.MinRead)))
-	_, err := data.ReadFrom(roomReader{resp.Body, newRoom(maxItem)})
-	return data.Bytes(), err
+	room.Reset()
+	room.Grow(max(0, int(resp.ContentLength)) + bytes.MinRead)
+	_, err := room.ReadFrom(roomReader{resp.Body, newRoom(maxItem)})
+	return room.Bytes(), err
 }
 
 var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
