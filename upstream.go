@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"time"
 )
@@ -24,10 +24,11 @@ type upstream struct {
 
 type upstreamConn struct {
 	net.Conn
-	plain  *gatherConn // below TLS
-	in     *bufio.Reader
-	header int   // bytes that may still come before the header is whole; below 0: it is
-	used   int64 // monotonic nanoseconds
+	plain  *gatherConn   // below TLS
+	in     *bufio.Reader // nil while it is idle
+	header int           // bytes that may still come before the header is whole; below 0: it is
+	used   int64         // monotonic nanoseconds
+	until  time.Time     // its deadline; zero: none
 }
 
 // Read bounds an answer's header.
@@ -49,10 +50,19 @@ const (
 	maxIdle  = 8
 	idleTime = 5 * time.Second // an open file each, so they do not wait for long
 
+	// waitStep is by how much a deadline may be early: setting one for each step of a
+	// call costs more than what it takes to read it.
+	waitStep = time.Second
+
+	// readBuffer takes the answer to an inspect with one system call.
+	readBuffer = 16 << 10
 	// quietBuffer is for what is open to every node all the time and says little: its
 	// stream of events. An event is some 500 bytes.
 	quietBuffer = 1 << 10
 )
+
+// readBuffers are for connections in use.
+var readBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readBuffer) }}
 
 // take returns an idle connection, nil if there is none that is fresh.
 func (u *upstream) take() *upstreamConn {
@@ -65,6 +75,7 @@ func (u *upstream) take() *upstreamConn {
 	c := u.idle[last]
 	u.idle[last], u.idle = nil, u.idle[:last]
 	if monotonic()-c.used < int64(idleTime) {
+		c.buffer()
 		return c
 	}
 	c.Close()
@@ -72,9 +83,16 @@ func (u *upstream) take() *upstreamConn {
 	return nil
 }
 
-// put keeps a connection for the next read.
+func (c *upstreamConn) buffer() {
+	c.in = readBuffers.Get().(*bufio.Reader)
+	c.in.Reset(c)
+}
+
+// put keeps a connection for the next read. Nothing that came over it is left in its buffer.
 func (u *upstream) put(c *upstreamConn) {
-	c.used = monotonic()
+	c.in.Reset(nil)
+	readBuffers.Put(c.in)
+	c.in, c.used = nil, monotonic()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if len(u.idle) >= maxIdle {
@@ -123,7 +141,10 @@ func (u *upstream) close() {
 // each piece of it, as long as p allows. The caller closes the body; a connection whose
 // answer was read to its end is kept, but for one with an endless answer.
 func (e *engine) read(req *http.Request, p patience) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(req.Context())
+	ctx, cancel := req.Context(), func(error) {}
+	if p == forever {
+		ctx, cancel = context.WithCancelCause(ctx)
+	}
 	fail := func(sent bool, err error) error {
 		timeout := errors.Is(err, os.ErrDeadlineExceeded) && req.Context().Err() == nil
 		cancel(nil)
@@ -136,7 +157,7 @@ func (e *engine) read(req *http.Request, p patience) (*http.Response, error) {
 		}
 		return &engineError{e.nodeName(), req.Method + " " + req.URL.Path, sent, timeout, err}
 	}
-	var head strings.Builder
+	var head bytes.Buffer
 	head.WriteString(req.Method + " " + req.URL.RequestURI() + " HTTP/1.1\r\nHost: " + req.URL.Host + "\r\n")
 	req.Header.Write(&head)
 	head.WriteString("\r\n")
@@ -153,19 +174,23 @@ func (e *engine) read(req *http.Request, p patience) (*http.Response, error) {
 		reused := conn != nil
 		if !reused {
 			var err error
-			size := 4 << 10 // large pieces go past it
-			if p == endless {
-				size = quietBuffer
-			}
-			if conn, err = e.dialUpstream(ctx, size); err != nil {
+			if conn, err = e.dialUpstream(ctx); err != nil {
 				return nil, fail(false, err)
+			}
+			if p == endless {
+				conn.in = bufio.NewReaderSize(conn, quietBuffer)
+			} else {
+				conn.buffer()
 			}
 		}
 		conn.header = maxHeader
 		// A client that leaves ends the call.
-		stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+		stop := func() bool { return true }
+		if ctx.Done() != nil {
+			stop = context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+		}
 		conn.wait(ctx, p != forever)
-		_, err := io.WriteString(conn, head.String())
+		_, err := conn.Write(head.Bytes())
 		if err == nil {
 			_, err = conn.in.Peek(1)
 		}
@@ -193,8 +218,8 @@ func (e *engine) read(req *http.Request, p patience) (*http.Response, error) {
 	}
 }
 
-// dialUpstream opens a connection for reads, with a buffer of size bytes.
-func (e *engine) dialUpstream(ctx context.Context, size int) (*upstreamConn, error) {
+// dialUpstream opens a connection for reads.
+func (e *engine) dialUpstream(ctx context.Context) (*upstreamConn, error) {
 	plain, err := e.dialPlain(ctx)
 	if err != nil {
 		return nil, err
@@ -203,7 +228,6 @@ func (e *engine) dialUpstream(ctx context.Context, size int) (*upstreamConn, err
 	if conn.Conn, err = e.secure(ctx, conn.plain); err != nil {
 		return nil, err
 	}
-	conn.in = bufio.NewReaderSize(conn, size)
 	return conn, nil
 }
 
@@ -213,7 +237,10 @@ func (c *upstreamConn) wait(ctx context.Context, limited bool) {
 	if limited {
 		until = time.Now().Add(readWait)
 	}
-	c.SetDeadline(until)
+	if until.Sub(c.until) >= waitStep || c.until.IsZero() != until.IsZero() {
+		c.SetDeadline(until)
+		c.until = until
+	}
 	if ctx.Err() != nil {
 		c.SetDeadline(time.Unix(1, 0)) // its end has set this just before it was put off
 	}
@@ -225,7 +252,7 @@ type upstreamBody struct {
 	engine      *engine
 	conn        *upstreamConn
 	ctx         context.Context
-	cancel      context.CancelCauseFunc
+	cancel      func(error)
 	stop        func() bool
 	keep, ended bool
 	silent      bool // it may be, for any time
