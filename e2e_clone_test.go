@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +60,8 @@ func TestF17F19ARealHostIsCloned(t *testing.T) {
 	}
 	clone.restart(t)
 	eventually(t, time.Minute, func() error {
-		if got := m.docker(t, "ps", "--no-trunc", "--format", "{{.ID}} {{.Names}}"); got != id+" clone/web\n"+id+" original/web" && got != id+" original/web\n"+id+" clone/web" {
+		got := strings.Split(m.docker(t, "ps", "--no-trunc", "--format", `{{.ID}} {{.Names}} {{.Label "com.docker.swarm.node"}}`), "\n")
+		if slices.Sort(got); !slices.Equal(got, []string{id + " web clone", id + " web original"}) {
 			return fmt.Errorf("ps: %s\nnodes: %s", got, m.sql(t, "SELECT name, state, step, error FROM nodes"))
 		}
 		return nil
