@@ -353,7 +353,7 @@ func platformClauses(t *tx, w *workload) ([]clause, error) {
 			return nil, nil
 		}
 		var err error
-		if wanted, err = t.imagePlatforms(w.image); err != nil || len(wanted) == 0 {
+		if wanted, err = t.imagePlatforms(w.image, w.imageName()); err != nil || len(wanted) == 0 {
 			return nil, err
 		}
 		words += "an image for "
@@ -378,7 +378,7 @@ func platformClauses(t *tx, w *workload) ([]clause, error) {
 // A pull goes to a node that has the image already, and a create by digest to where
 // that digest was pulled a moment ago: copies on graph drivers lose their digests.
 func imageClauses(t *tx, w *workload) ([]clause, error) {
-	name := imageName(w.image)
+	name := w.imageName()
 	switch {
 	case w.kind == "image" && name != "":
 		return []clause{{one: "lacks the image", many: "lack the image", soft: true, sql: `EXISTS (SELECT 1 FROM image_names i LEFT JOIN image_tags t ON t.name = i.name

@@ -318,9 +318,9 @@ func (s *store) imageByID(ctx context.Context, ref string) (id string, holders [
 	return id, holders, rows.Err()
 }
 
-// imagePlatforms lists what the image that ref names is made for, as the nodes that
+// imagePlatforms lists what the image that ref names, normalised name, is made for, as the nodes that
 // have it say. It steps from value to value on the indexes: a thousand nodes may have it.
-func (t *tx) imagePlatforms(ref string) ([]string, error) {
+func (t *tx) imagePlatforms(ref, name string) ([]string, error) {
 	low, high := idRange(ref)
 	return t.strings(`
 		WITH RECURSIVE meant (id) AS (
@@ -338,7 +338,7 @@ func (t *tx) imagePlatforms(ref string) ([]string, error) {
 			UNION ALL
 			SELECT id, (SELECT min(platform) FROM images i WHERE i.image_id = found.id AND i.platform > found.platform) FROM found
 			 WHERE platform IS NOT NULL)
-		SELECT DISTINCT platform FROM found WHERE platform IS NOT NULL ORDER BY platform`, imageName(ref), low, high)
+		SELECT DISTINCT platform FROM found WHERE platform IS NOT NULL ORDER BY platform`, name, low, high)
 }
 
 // readPlatforms asks the engine what its images are made for: its list does not say.

@@ -22,7 +22,7 @@ const transferStall = 5 * time.Minute
 // for the platform that the create demands.
 func (c *cluster) rightImage(ctx context.Context, load *workload, e *engine) error {
 	ref := load.image
-	name := imageName(ref)
+	name := load.imageName()
 	if name == "" {
 		return nil
 	}
@@ -58,7 +58,7 @@ func (c *cluster) createWithImage(ctx context.Context, e *engine, header http.He
 	e.marks.add(mark{"images", ""}) // its row may have told otherwise
 	f, err := c.image(ctx, load.image)
 	if errors.Is(err, errNotFound) {
-		return missing, c.store.expectPull(ctx, imageName(load.image), e.id)
+		return missing, c.store.expectPull(ctx, load.imageName(), e.id)
 	}
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func (c *cluster) createWithImage(ctx context.Context, e *engine, header http.He
 	others := slices.ContainsFunc(c.sources(f), func(s *engine) bool { return s != e })
 	if !others || !fits || isDigestName(f.name) {
 		// Graph drivers forget repository digests in a copy: only a pull brings name@sha256:….
-		return missing, c.store.expectPull(ctx, imageName(load.image), e.id)
+		return missing, c.store.expectPull(ctx, load.imageName(), e.id)
 	}
 	if err := c.bring(ctx, f, e); err != nil {
 		return nil, err

@@ -119,7 +119,7 @@ func (q *query) bestOfSizes(t *tx, w *workload, sizes int) ([]candidate, error) 
 	}
 	// A node as good may have the image, and be the one that the image was just pulled to.
 	var enough bool
-	image := imageName(w.image)
+	image := w.imageName()
 	err = t.get("SELECT EXISTS (SELECT 1 FROM image_names WHERE node_id = ?1 AND name = ?2) OR NOT EXISTS (SELECT 1 FROM image_names WHERE name = ?2)",
 		[]any{best[0].node, image}, &enough)
 	if err != nil || enough {

@@ -49,6 +49,17 @@ type workload struct {
 	gone    <-chan struct{}
 	line    int64
 	refused int64 // row in the ledger of its last refusal; 0: none
+
+	named struct{ image, name string } // see imageName
+}
+
+// imageName is the normalised name of the image. A create needs it many times, and to parse
+// it takes as long as a statement.
+func (w *workload) imageName() string {
+	if w.named.image != w.image {
+		w.named.image, w.named.name = w.image, imageName(w.image)
+	}
+	return w.named.name
 }
 
 // runtimes is the runtime that is asked for, if any.
@@ -188,7 +199,7 @@ func (w *workload) lastOrder() (sql string, args []any) {
 	if w.isThing() {
 		return fewestThings, nil
 	}
-	return hasImage, []any{imageName(w.image)}
+	return hasImage, []any{w.imageName()}
 }
 
 // What may be done with a container whose node fails or is drained.
