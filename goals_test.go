@@ -316,7 +316,7 @@ var obstacles = map[int]string{
 	8:  "the rows are read in the order of age, through an index: half of the time of a list is the search for each row and its page; the rest is the copy to the client.",
 	9:  "net/http towards the client, two system calls more on each side, and taking the answer apart for what is shown of the node.",
 	10: "the statements that find a container: by name one, by prefix two.",
-	11: "containers are counted by state, one pass over an index.",
+	11: "the nodes that are shown, and the states of the containers: one pass over an index.",
 	12: "half of the time is the one writer, with the indexes of a container's four to eight rows; a quarter is JSON.",
 	13: "a thousand rows of nodes are written before the first answer, and a thousand engines are connected to while it is given.",
 	14: "three goroutines and an open stream a node; the translated SQLite takes 8 KiB for each page of 4 that it keeps.",

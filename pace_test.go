@@ -148,3 +148,39 @@ func TestInfoShowsTheFirstNodes(t *testing.T) {
 		}
 	}
 }
+
+// TestInfoCountsContainersByState: as an engine counts them, whatever most of them are.
+func TestInfoCountsContainersByState(t *testing.T) {
+	t.Parallel()
+	c, url := testCluster(t)
+	c.store.sql(t, standardCluster)
+	for _, tt := range []struct {
+		states          string // a JSON list
+		running, paused int
+	}{
+		{`[]`, 0, 0},
+		{`["running", "running"]`, 2, 0},
+		{`["created", "running", "paused", "restarting", "removing", "exited", "dead", "stopping", "unknown"]`, 3, 1},
+		{`["exited", "exited", "paused", "paused"]`, 0, 2},
+	} {
+		c.store.sql(t, `DELETE FROM containers; INSERT INTO containers (node_id, container_id, name, image, state, created_at, summary)
+			SELECT 1, 'c' || key, 'c' || key, 'busybox', value, 1, '{}' FROM json_each('`+tt.states+`')`)
+		resp, err := http.Get(url + "/v1.41/info")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got struct{ Containers, ContainersRunning, ContainersPaused, ContainersStopped int }
+		err = json.NewDecoder(resp.Body).Decode(&got)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := got
+		want.Containers = strings.Count(tt.states, `"`) / 2
+		want.ContainersRunning, want.ContainersPaused = tt.running, tt.paused
+		want.ContainersStopped = want.Containers - tt.running - tt.paused
+		if got != want {
+			t.Errorf("of %s: %+v, want %+v", tt.states, got, want)
+		}
+	}
+}

@@ -96,12 +96,14 @@ func info(c *cluster, w http.ResponseWriter, r *http.Request, _ *call) error {
 	}
 	var s clusterSums
 	var id, strategy, filters string
+	// Most containers are running: those that are passed over cost least.
 	err = c.store.get(ctx, `SELECT m.cluster_id, m.strategy, m.filters,
 		(SELECT count(*) FROM node_load), (SELECT coalesce(sum(cpus), 0) FROM nodes WHERE state = 'healthy'),
 		(SELECT coalesce(sum(memory_bytes), 0) FROM nodes WHERE state = 'healthy'),
-		c.n, c.running, c.paused, (SELECT count(DISTINCT image_id) FROM images)
-		FROM manager m, (SELECT count(*) AS n, coalesce(sum(state IN ('running', 'restarting', 'stopping')), 0) AS running,
-			coalesce(sum(state = 'paused'), 0) AS paused FROM containers) c`, nil,
+		t.n, t.n - c.n + c.up, c.paused, (SELECT count(DISTINCT image_id) FROM images)
+		FROM manager m, (SELECT count(*) AS n FROM containers) t,
+			(SELECT count(*) AS n, count(*) FILTER (WHERE state IN ('restarting', 'stopping')) AS up, count(*) FILTER (WHERE state = 'paused') AS paused
+			   FROM containers WHERE state <> 'running') c`, nil,
 		&id, &strategy, &filters, &s.nodes, &s.cpus, &s.memory, &s.containers, &s.running, &s.paused, &s.images)
 	if err != nil {
 		return err
