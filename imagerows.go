@@ -351,13 +351,16 @@ func (ns *nodes) readPlatforms(ctx context.Context, e *engine) error {
 	if err != nil || len(ids) == 0 {
 		return err
 	}
-	err = ns.store.write(ctx, func(t *tx) (err error) {
-		_, err = t.exec(`UPDATE images SET platform = (SELECT min(o.platform) FROM images o WHERE o.image_id = images.image_id)
-			WHERE node_id = ?1 AND platform IS NULL AND EXISTS (SELECT 1 FROM nodes n WHERE n.id = ?1 AND n.image_store = 'graph')`, e.id)
-		if err == nil {
-			ids, err = t.strings(unknown, e.id)
-		}
-		return err
+	err = ns.store.write(ctx, func(t *tx) error {
+		return t.mostlyIdle(func() (err error) {
+			_, err = t.exec(`UPDATE images SET platform = (SELECT min(o.platform) FROM images o WHERE o.image_id = images.image_id)
+				WHERE node_id = ?1 AND platform IS NULL AND EXISTS (SELECT 1 FROM images o WHERE o.image_id = images.image_id AND o.platform IS NOT NULL)
+				  AND EXISTS (SELECT 1 FROM nodes n WHERE n.id = ?1 AND n.image_store = 'graph')`, e.id)
+			if err == nil {
+				ids, err = t.strings(unknown, e.id)
+			}
+			return err
+		})
 	})
 	found := map[string]string{}
 	for _, id := range ids {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"hash/maphash"
 	"time"
 	"unique"
@@ -195,25 +196,30 @@ func (s *store) listsKnown(ctx context.Context, known *knownList, list []byte) (
 // compareRows tells whether the node's rows are those that are known, and notes what they
 // tell of each Status.
 func (s *store) compareRows(ctx context.Context, known *knownList) (same bool, err error) {
-	rows, err := s.scan(ctx, `SELECT container_id, name, state, summary, status_head, status_at, status_tail, inspected, counted
+	rows, err := s.query(ctx, `SELECT container_id, name, state, summary, status_head, status_at, status_tail, inspected, counted
 		FROM containers WHERE node_id = ?`, known.face.id)
 	if err != nil {
 		return false, err
 	}
-	defer rows.close()
+	defer rows.Close()
 	of := make(map[uint64]*knownEntry, len(known.entries))
 	for i := range known.entries {
 		of[known.entries[i].row] = &known.entries[i]
 	}
-	for rows.next() {
-		hash := rowHash(rows.text(0), rows.text(1), rows.text(2), rows.text(3), rows.int(8) != 0)
+	for rows.Next() {
+		var id, name, state, summary, head, tail sql.RawBytes
+		var at sql.NullInt64
+		var looked, counted bool
+		if err := rows.Scan(&id, &name, &state, &summary, &head, &at, &tail, &looked, &counted); err != nil {
+			return false, err
+		}
+		hash := rowHash(id, name, state, summary, counted)
 		e := of[hash]
-		if e == nil || rows.int(7) == 0 {
+		if e == nil || !looked {
 			return false, nil
 		}
 		delete(of, hash)
-		e.frame = unique.Make(statusFrame{string(rows.text(4)), string(rows.text(6)), !rows.null(5)})
-		e.at = rows.int(5)
+		e.frame, e.at = unique.Make(statusFrame{string(head), string(tail), at.Valid}), at.Int64
 	}
-	return len(of) == 0, rows.err
+	return len(of) == 0, rows.Err()
 }

@@ -357,50 +357,50 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 		slices.Reverse(hashes)
 		known.note(l.answer, hashes)
 	}
-	err = s.write(ctx, func(t *tx) (err error) {
-		changes := t.changes()
-		defer func() { t.idle = err == nil && changes >= 0 && t.changes() == changes }()
-		look = nil
-		var badImages, badNetworks, badVolumes int
-		var reread []string
-		if !l.unlisted.containers {
-			if look, err = t.putContainers(n, entries, listed, before, bad == 0, l); err != nil {
-				return err
+	err = s.write(ctx, func(t *tx) error {
+		return t.mostlyIdle(func() (err error) {
+			look = nil
+			var badImages, badNetworks, badVolumes int
+			var reread []string
+			if !l.unlisted.containers {
+				if look, err = t.putContainers(n, entries, listed, before, bad == 0, l); err != nil {
+					return err
+				}
 			}
-		}
-		if !l.unlisted.images {
-			if badImages, reread, err = t.putImages(node, l.images, l.building); err != nil {
-				return err
+			if !l.unlisted.images {
+				if badImages, reread, err = t.putImages(node, l.images, l.building); err != nil {
+					return err
+				}
 			}
-		}
-		look = append(look, reread...)
-		if !l.unlisted.networks {
-			if badNetworks, err = t.putNetworks(node, l.networks, l.owed); err != nil {
-				return err
+			look = append(look, reread...)
+			if !l.unlisted.networks {
+				if badNetworks, err = t.putNetworks(node, l.networks, l.owed); err != nil {
+					return err
+				}
 			}
-		}
-		if !l.unlisted.volumes {
-			if badVolumes, err = t.putVolumes(node, l.volumes, l.owed); err != nil {
-				return err
+			if !l.unlisted.volumes {
+				if badVolumes, err = t.putVolumes(node, l.volumes, l.owed); err != nil {
+					return err
+				}
 			}
-		}
-		note := ""
-		for _, list := range []struct {
-			bad, items int
-			kind       string
-		}{{bad, len(l.containers), "containers"}, {badImages, len(l.images), "images"}, {badNetworks, len(l.networks), "networks"}, {badVolumes, len(l.volumes), "volumes"}} {
-			if list.bad > 0 {
-				note += fmt.Sprintf(", %d of %d %s", list.bad, list.items, list.kind)
+			note := ""
+			for _, list := range []struct {
+				bad, items int
+				kind       string
+			}{{bad, len(l.containers), "containers"}, {badImages, len(l.images), "images"}, {badNetworks, len(l.networks), "networks"}, {badVolumes, len(l.volumes), "volumes"}} {
+				if list.bad > 0 {
+					note += fmt.Sprintf(", %d of %d %s", list.bad, list.items, list.kind)
+				}
 			}
-		}
-		if note != "" {
-			note = "bad answer: " + note[2:] + " in the list have a wrong shape"
-		}
-		if l.known != nil && note == "" {
-			l.known.face, l.known.listed, l.known.entries, l.known.bytes = known.face, known.listed, known.entries, known.bytes
-		}
-		_, err = t.exec("UPDATE nodes SET error = ?, confirmed = 1 WHERE id = ? AND (error <> ? OR confirmed = 0)", note, node, note)
-		return err
+			if note != "" {
+				note = "bad answer: " + note[2:] + " in the list have a wrong shape"
+			}
+			if l.known != nil && note == "" {
+				l.known.face, l.known.listed, l.known.entries, l.known.bytes = known.face, known.listed, known.entries, known.bytes
+			}
+			_, err = t.exec("UPDATE nodes SET error = ?, confirmed = 1 WHERE id = ? AND (error <> ? OR confirmed = 0)", note, node, note)
+			return err
+		})
 	})
 	return look, err
 }

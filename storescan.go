@@ -116,7 +116,7 @@ type scan struct {
 }
 
 // scan begins a query whose rows are many; close it. Only texts fixed in the program come here.
-func (s *store) scan(ctx context.Context, query string, args ...int64) (*scan, error) {
+func (s *store) scan(ctx context.Context, query string) (*scan, error) {
 	conn := s.scans.take()
 	if conn == nil {
 		var err error
@@ -139,9 +139,6 @@ func (s *store) scan(ctx context.Context, query string, args ...int64) (*scan, e
 		return nil, err
 	}
 	r.stmt = conn.returned()
-	for i, arg := range args {
-		sqlite3.Xsqlite3_bind_int64(conn.tls, r.stmt, int32(i+1), arg)
-	}
 	return r, nil
 }
 

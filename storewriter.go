@@ -85,6 +85,15 @@ func (t *tx) get(query string, args []any, dest ...any) error {
 	return oneRow(st.QueryRowContext(t.ctx, args...).Scan(dest...))
 }
 
+// mostlyIdle runs fn, which mostly finds that all is as it should be. If so this counts as
+// no change: see storeVersion.
+func (t *tx) mostlyIdle(fn func() error) error {
+	before := t.changes()
+	err := fn()
+	t.idle = err == nil && before >= 0 && t.changes() == before
+	return err
+}
+
 // changes goes up with each row that is changed.
 func (t *tx) changes() (n int64) {
 	if t.get("SELECT total_changes()", nil, &n) != nil {
