@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -127,22 +128,24 @@ func TestListThatIsKnownIsComparedAgainAfterACommit(t *testing.T) {
 		}
 		return nil
 	}
-	list()
-	st.sql(t, "UPDATE containers SET inspected = 1")
-	list()
-	if !known.told {
-		t.Fatal("the list is not known")
+	becomesKnown := func() { // what watches the engine commits something of its own now and then
+		t.Helper()
+		eventually(t, 30*time.Second, func() error {
+			st.sql(t, "UPDATE containers SET inspected = 1")
+			if list(); !known.told {
+				return errors.New("the list is not known")
+			}
+			return nil
+		})
 	}
+	list()
+	becomesKnown()
 	for range 2 {
 		st.sql(t, broken)
 		if err := healed(); err != nil {
 			t.Fatal(err)
 		}
-		st.sql(t, "UPDATE containers SET inspected = 1")
-		list()
-		if !known.told {
-			t.Fatal("the list is not known again")
-		}
+		becomesKnown()
 	}
 	db, err := sql.Open("sqlite", dsn(st.path, "mode=rw&_pragma=busy_timeout(5000)"))
 	if err != nil {
@@ -183,9 +186,12 @@ func TestWhatIsListedBesideContainersIsKnownToo(t *testing.T) {
 		return nil
 	})
 	for i, kind := range []string{"images", "networks", "volumes"} {
-		if known.rest[i].hash == 0 || known.rest[i].version != st.version() {
-			t.Errorf("%s are not known: %v, version %v", kind, known.rest[i], st.version())
-		}
+		eventually(t, 30*time.Second, func() error {
+			if list(); known.rest[i].hash == 0 || known.rest[i].version != st.version() {
+				return fmt.Errorf("%s are not known: %v, version %v", kind, known.rest[i], st.version())
+			}
+			return nil
+		})
 		was := st.one(t, "SELECT count(*) FROM "+kind)
 		st.sql(t, "DELETE FROM "+kind)
 		list()
