@@ -163,8 +163,8 @@ func TestInfoCountsContainersByState(t *testing.T) {
 		{`["created", "running", "paused", "restarting", "removing", "exited", "dead", "stopping", "unknown"]`, 3, 1},
 		{`["exited", "exited", "paused", "paused"]`, 0, 2},
 	} {
-		c.store.sql(t, `DELETE FROM containers; INSERT INTO containers (node_id, container_id, name, image, state, created_at, summary)
-			SELECT 1, 'c' || key, 'c' || key, 'busybox', value, 1, '{}' FROM json_each('`+tt.states+`')`)
+		c.store.sql(t, `DELETE FROM containers; INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, summary)
+			SELECT key + 1, 1, 'c' || key, 'c' || key, 'busybox', value, 1, '{}' FROM json_each('`+tt.states+`')`)
 		resp, err := http.Get(url + "/v1.41/info")
 		if err != nil {
 			t.Fatal(err)
