@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -82,6 +83,51 @@ func BenchmarkStream(b *testing.B) {
 			turnAbout(b, func(addr string) { streamOnce(b, addr, "GET", "/v1.41/containers/"+id+"/logs?stdout=1") }, e.addr(), f.addr, func() time.Duration { return processorTime(b) })
 		})
 	}
+}
+
+// BenchmarkLoneLine is how late a line of logs -f is that comes by itself, straight and
+// through the manager, turn about.
+func BenchmarkLoneLine(b *testing.B) {
+	e := newFakeEngine(b)
+	f := newFront(b, e)
+	id := f.make(b, "box", ttyBody)
+	e.override("GET", "/logs$", func(w http.ResponseWriter, r *http.Request) {
+		for lines := http.NewResponseController(w); ; {
+			if err := lines.Flush(); err != nil {
+				return
+			}
+			select {
+			case <-time.After(5 * time.Millisecond):
+				fmt.Fprintf(w, "%d\n", time.Now().UnixNano())
+			case <-r.Context().Done():
+				return
+			}
+		}
+	})
+	var late [2][]time.Duration
+	var lines [2]*bufio.Scanner
+	for i, addr := range []string{e.addr(), f.addr} {
+		resp, err := http.Get("http://" + addr + "/v1.41/containers/" + id + "/logs?stdout=1&follow=1")
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer resp.Body.Close()
+		lines[i] = bufio.NewScanner(resp.Body)
+	}
+	for b.Loop() {
+		for i := range lines {
+			for range 2 { // the first may have waited for the other stream's
+				lines[i].Scan()
+			}
+			written, err := strconv.ParseInt(lines[i].Text(), 10, 64)
+			if err != nil {
+				b.Fatal(err, lines[i].Err())
+			}
+			late[i] = append(late[i], time.Since(time.Unix(0, written)))
+		}
+	}
+	b.ReportMetric(float64(median(late[0]).Microseconds()), "us-direct")
+	b.ReportMetric(float64(median(late[1]).Microseconds()), "us-through")
 }
 
 // turnAbout reports what stream takes straight and through the manager, and by how much

@@ -12,14 +12,15 @@ import (
 // An engine writes each line of a log as a chunk and a packet of its own, and passing
 // each on alone costs more than the engine takes to write it. So a stream is passed on
 // when nothing more is there to be read; and once that was little fewSmall times in a
-// row, within quickly of each other, what follows is left to gather for gatherTime
-// each time, as long as it comes to more than smallPiece.
+// row, within quickly of each other, what follows is left to gather each time, as long
+// as it comes to more than smallPiece: for as long as gatherRoom is likely to take, within bounds.
 const (
-	quickly    = time.Millisecond
-	gatherTime = 200 * time.Microsecond // longer, and as many packets as small as these fill the window
-	smallPiece = 2 << 10
-	fewSmall   = 4
-	gatherRoom = 64 << 10
+	quickly     = time.Millisecond
+	gatherLeast = 200 * time.Microsecond
+	gatherMost  = time.Millisecond // by so much a line of a fast log may be late
+	smallPiece  = 2 << 10
+	fewSmall    = 4
+	gatherRoom  = 64 << 10
 )
 
 // gatherConn is a connection whose reader hears when a read has to wait. It lies below
@@ -31,7 +32,8 @@ type gatherConn struct {
 	last      int64        // monotonic, when it was
 	small     int          // reads in a row that did so, took little, and followed each other quickly
 	gathering bool
-	gathered  int    // bytes, since it was waited for last
+	gathered  int // bytes, since it was waited for last
+	pause     time.Duration
 	room      []byte // while gathering: few of its readers ask for much at a time
 	held      []byte // in room, read and not handed out yet
 }
@@ -50,9 +52,10 @@ func (c *gatherConn) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		if c.gathered < smallPiece {
-			c.gathering, c.small, c.room = false, 0, nil
+			c.gathering, c.small, c.room, c.pause = false, 0, nil, 0
 		} else {
-			pause := unix.NsecToTimespec(int64(gatherTime)) // Go's own timers are up to a millisecond late
+			c.pause = nextPause(c.pause, c.gathered)
+			pause := unix.NsecToTimespec(int64(c.pause)) // Go's own timers are up to a millisecond late
 			unix.Nanosleep(&pause, nil)
 		}
 		c.gathered = 0
@@ -89,6 +92,11 @@ func (c *gatherConn) read(p []byte) (int, error) {
 	}
 	c.last = now
 	return n, err
+}
+
+// nextPause follows one that brought so many bytes; 0: there was none yet.
+func nextPause(last time.Duration, gathered int) time.Duration {
+	return max(gatherLeast, min(gatherMost, last*gatherRoom/time.Duration(gathered)))
 }
 
 // readNow reads what is there; false if that is nothing, or if an ordinary read has to

@@ -94,9 +94,9 @@ func TestSmallPiecesInQuickSuccessionAreLeftToGather(t *testing.T) {
 		}
 		return c, time.Since(began)
 	}
-	// Either a read is put off by gatherTime, or it came that late by itself. What came
+	// Either a read is put off by gatherLeast, or it came that late by itself. What came
 	// meanwhile is little, so that a few after it are not.
-	if _, took := read(200, 100); took < 100/(fewSmall+3)*gatherTime {
+	if _, took := read(200, 100); took < 100/(fewSmall+3)*gatherLeast {
 		t.Errorf("100 small pieces took %v: none was left to gather", took)
 	}
 	if c, _ := read(smallPiece, 100); c.gathering || c.small > 0 {
@@ -104,5 +104,27 @@ func TestSmallPiecesInQuickSuccessionAreLeftToGather(t *testing.T) {
 	}
 	if c, _ := read(200, fewSmall); c.gathering { // the first has none before it
 		t.Errorf("a few small pieces were put off")
+	}
+}
+
+// A pause follows how much came in the last one, so that few bytes are not waited for long
+// in a stream that has become slow, nor read often in one that is fast.
+func TestPausesFollowTheSpeedOfAStream(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name     string
+		last     time.Duration
+		gathered int
+		want     time.Duration
+	}{
+		{"the first is the shortest", 0, smallPiece, gatherLeast},
+		{"as long as the room takes to fill", gatherLeast, gatherRoom / 4, 4 * gatherLeast},
+		{"shorter again when more comes", 4 * gatherLeast, 2 * gatherRoom, 2 * gatherLeast},
+		{"never longer than a line may be late", gatherLeast, smallPiece, gatherMost},
+		{"nor shorter than what a pause costs", gatherLeast, 10 * gatherRoom, gatherLeast},
+	} {
+		if got := nextPause(tt.last, tt.gathered); got != tt.want {
+			t.Errorf("%s: nextPause(%v, %d) = %v, want %v", tt.name, tt.last, tt.gathered, got, tt.want)
+		}
 	}
 }
