@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -13,10 +14,12 @@ func TestInspectKeepsTheEnginesBytes(t *testing.T) {
 	e := newFakeEngine(t)
 	f := newFront(t, e)
 	id := f.make(t, "box", sleepBody)
-	answer := ""
+	var answer atomic.Pointer[string] // the engine's watcher asks too
+	says := func(text string) { answer.Store(&text) }
+	says("{}")
 	e.override("GET", "/containers/[^/]+/json$", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		io.WriteString(w, answer)
+		io.WriteString(w, *answer.Load())
 	})
 	const bound = `"Ports": {"53/udp":null,  "80/tcp": [{"HostIp":"0.0.0.0","HostPort":"8080"},{"HostIp":"::","HostPort":"8080"}]}`
 	const shown = `"Ports": {"53/udp":null,"80/tcp":[{"HostIp":"127.0.0.1","HostPort":"8080"}]}`
@@ -31,14 +34,14 @@ func TestInspectKeepsTheEnginesBytes(t *testing.T) {
 		{"a node of the engine's is replaced", `{"A":1,"node":{"IP":"6.6.6.6"},"B":2}`, `{"A":1,"B":2,"Node":N}`},
 		{"nothing in it", `{}`, `{"Node":N}`},
 	} {
-		answer = tt.from
+		says(tt.from)
 		status, got := f.call(t, "GET", "/containers/"+id+"/json", "")
 		want := strings.ReplaceAll(tt.want, "N}", string(f.nodes.all()[0].shown.Load().node)+"}")
 		if status != http.StatusOK || got != want {
 			t.Errorf("%s: inspect = %d\n%s\nwant\n%s", tt.name, status, got, want)
 		}
 	}
-	answer = `{"Id":"a","Cut":{`
+	says(`{"Id":"a","Cut":{`)
 	if status, got := f.call(t, "GET", "/containers/"+id+"/json", ""); status != http.StatusBadGateway {
 		t.Errorf("half an answer: inspect = %d %s, want 502", status, got)
 	}
