@@ -31,6 +31,7 @@ const (
 	maxAnswer   = 16 << 20        // bytes of JSON that we decode of what an engine has, all lists together
 	maxItem     = 8 << 20         // bytes of JSON about one thing, or of one event
 	slowAnswers = 3               // calls over their deadline, in a row, that make a node unhealthy
+	callBuffer  = 2 << 10         // a call and its answer are small, and there is a connection to each of a thousand engines; large pieces go past it
 	second      = int64(1e9)
 )
 
@@ -162,8 +163,9 @@ func newEngine(id int64, addr string, certs *certSource, verify bool, ssh *sshCl
 		MaxIdleConnsPerHost:    16, // enough for a burst; an open file each, so they do not wait for long
 		IdleConnTimeout:        5 * time.Second,
 		MaxResponseHeaderBytes: maxHeader,
-		DisableCompression:     true,
-		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
+		ReadBufferSize:         callBuffer, WriteBufferSize: callBuffer,
+		DisableCompression: true,
+		TLSNextProto:       map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
 	}
 	return e, nil
 }
