@@ -11,7 +11,7 @@ import (
 // a new subscription begins before the old one ended. fresh is called for each
 // before it can be read.
 func (s *store) putEvents(ctx context.Context, node int64, name string, batch []engineEvent, fresh func(engineEvent)) error {
-	return s.writeWithin(ctx, waitOfEvents, func(t *tx) error {
+	return s.writeWithin(ctx, s.eventWait(), func(t *tx) error {
 		for _, ev := range batch {
 			if ev.Type == "container" && ev.Action == "destroy" {
 				// A list may have been faster.

@@ -49,6 +49,8 @@ func events(c *cluster, w http.ResponseWriter, r *http.Request, call *call) erro
 	w.WriteHeader(http.StatusOK)
 	flush := http.NewResponseController(w)
 	flush.Flush()
+	c.store.followers.Add(1)
+	defer c.store.followers.Add(-1)
 	for {
 		more := c.store.newEvents() // before the look, so that none slips between
 		rows, err := c.reads.next(r.Context(), c.store, last)

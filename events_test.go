@@ -135,3 +135,26 @@ func TestEventsSinceUntilAndFilters(t *testing.T) {
 		}
 	}
 }
+
+// Events that a client waits for are not kept back for others to share their commit.
+func TestEventsThatAreFollowedDoNotWaitForCompany(t *testing.T) {
+	t.Parallel()
+	c, url := testCluster(t)
+	waits := func(want time.Duration) {
+		t.Helper()
+		eventually(t, 30*time.Second, func() error {
+			if got := c.store.eventWait(); got != want {
+				return fmt.Errorf("events wait for %v, want %v", got, want)
+			}
+			return nil
+		})
+	}
+	waits(waitOfEvents)
+	resp, err := http.Get(url + "/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits(0)
+	resp.Body.Close()
+	waits(waitOfEvents)
+}

@@ -84,6 +84,8 @@ type store struct {
 
 	room bell // rings when room may have come free
 
+	followers atomic.Int32 // clients that wait for events
+
 	eventsMu sync.Mutex
 	eventsCh chan struct{} // closed and replaced when event rows were committed
 }

@@ -114,6 +114,15 @@ func (s *store) writeWithin(ctx context.Context, wait time.Duration, fn func(*tx
 	return s.await(ctx, &write{fn: fn, done: make(chan error, 1), since: time.Now(), wait: wait})
 }
 
+// eventWait is how long the events of an engine wait for company: not at all while somebody
+// waits for them.
+func (s *store) eventWait() time.Duration {
+	if s.followers.Load() > 0 {
+		return 0
+	}
+	return waitOfEvents
+}
+
 // createWait is how long the writes of a create wait for company: not at all when it is alone.
 func (s *store) createWait() time.Duration {
 	if s.creates.Load() > 1 {
