@@ -22,7 +22,15 @@ func (s *store) setNodes(ctx context.Context, lines []nodeLine) (map[int64]nodeL
 			jsonText(addresses)); err != nil {
 			return err
 		}
+		settled, err := t.settledLines()
+		if err != nil {
+			return err
+		}
 		for _, l := range lines {
+			if s, ok := settled[l.address]; ok && l.equal(s.nodeLine) {
+				ids[s.id] = l
+				continue
+			}
 			// A node that was taken out and is named again starts afresh, but keeps what the operator set.
 			if _, err := t.exec(`INSERT INTO nodes (address, name, state_at) VALUES (?1, ?2, strftime('%s','now'))
 				ON CONFLICT (address) DO UPDATE SET state = 'pending', error = '', step = '' WHERE state = 'removed' AND NOT kept_out`,
@@ -45,6 +53,36 @@ func (s *store) setNodes(ctx context.Context, lines []nodeLine) (map[int64]nodeL
 		return nil
 	})
 	return ids, err
+}
+
+// settledLine is a node that has answered once and is not out, and its line.
+type settledLine struct {
+	id int64
+	nodeLine
+}
+
+// settledLines are the nodes by address of which nothing is to be written as long as their
+// lines say what they said before: at a start all of them.
+func (t *tx) settledLines() (map[string]settledLine, error) {
+	rows, err := t.query(`SELECT id, address, source, line_name, line_labels, line_tls, skip_verify FROM nodes
+		WHERE state <> 'removed' AND NOT kept_out AND engine_id IS NOT NULL`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	settled := map[string]settledLine{}
+	for rows.Next() {
+		var l settledLine
+		var labels string
+		if err := rows.Scan(&l.id, &l.address, &l.source, &l.name, &labels, &l.tls, &l.noCheck); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal([]byte(labels), &l.labels); err != nil {
+			return nil, err
+		}
+		settled[l.address] = l
+	}
+	return settled, rows.Err()
 }
 
 // setLine writes what the operator's line says of a node, if that has changed. A node
