@@ -105,6 +105,7 @@ func (c *cluster) engine(ctx context.Context, node int64) (*engine, error) {
 		}
 		return nil, errorf(http.StatusServiceUnavailable, "the node was taken out of the cluster")
 	}
+	c.nodes.release()
 	e.firstTry(ctx)
 	return e, usable(e)
 }

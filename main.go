@@ -170,6 +170,9 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	defer cancel()
 	reloads := watchReload(base)
 	ns.reloads = reloads
+	if err := ns.hold(base); err != nil {
+		return err
+	}
 	src := newSources(log, store, ns, fixed, fromFile)
 	src.limits = limits
 	if err := src.begin(base); err != nil {
@@ -218,6 +221,8 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 		go func() { failed <- srv.Serve(l) }()
 		log.Info("listening", "addr", l.Addr().Network()+"://"+l.Addr().String(), "db", c.db, "nodes", len(ns.all()))
 	}
+	released := time.AfterFunc(firstList, ns.release)
+	defer released.Stop()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
 	defer signal.Stop(signals)

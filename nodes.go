@@ -51,6 +51,8 @@ type nodes struct {
 	wg      sync.WaitGroup
 
 	settling sync.Once
+	held     chan struct{} // closed when engines may be connected to; nil: they may
+	letGo    sync.Once     // closes it
 	starting chan struct{} // places for nodes that connect
 	looking  chan struct{} // places for inspects of what is known by a list only
 	progress progress
@@ -194,6 +196,9 @@ func (e *duplicateError) Error() string {
 func (ns *nodes) session(ctx context.Context, e *engine) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if err := ns.awaitRelease(ctx); err != nil {
+		return &stepError{"connect", err}
+	}
 	select {
 	case ns.starting <- struct{}{}:
 	case <-ctx.Done():

@@ -207,6 +207,7 @@ func (ns *nodes) all() []*engine {
 
 // firstTries waits, just after the start, until every node has been tried once.
 func (ns *nodes) firstTries(ctx context.Context) {
+	ns.release()
 	if time.Since(start) > 2*startWait {
 		return
 	}

@@ -18,7 +18,44 @@ const (
 	startNodes  = 256  // that connect and are listed at one time
 	fewChanges  = 5    // changes in a second that are told one by one
 	shownLines  = 50   // up to so many nodes each tells by itself that it is healthy or not
+
+	firstList = 250 * time.Millisecond // that the engines of a large cluster wait for a client's first list, see hold
 )
+
+// hold keeps engines from being connected to until release, if they are many and most are
+// known from before: to connect to a thousand takes all processors for seconds, and whoever
+// waits for the manager to be back is given what is known before that. It is for a start,
+// before set.
+func (ns *nodes) hold(ctx context.Context) error {
+	var known int
+	if err := ns.store.get(ctx, "SELECT count(*) FROM nodes WHERE state = 'pending' AND engine_id IS NOT NULL", nil, &known); err != nil {
+		return err
+	}
+	if known > closeNodes {
+		ns.held = make(chan struct{})
+	}
+	return nil
+}
+
+// release ends hold: after the first list, for a call that needs an engine, or when nobody
+// has asked for anything soon.
+func (ns *nodes) release() {
+	if ns.held != nil {
+		ns.letGo.Do(func() { close(ns.held) })
+	}
+}
+
+func (ns *nodes) awaitRelease(ctx context.Context) error {
+	if ns.held == nil {
+		return nil
+	}
+	select {
+	case <-ns.held:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // pace makes a pause longer by as much as there are more than upTo nodes.
 func (ns *nodes) pace(pause time.Duration, upTo int) time.Duration {

@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -182,5 +184,63 @@ func TestInfoCountsContainersByState(t *testing.T) {
 		if got != want {
 			t.Errorf("of %s: %+v, want %+v", tt.states, got, want)
 		}
+	}
+}
+
+// A manager that knew many nodes gives its first list before it connects to them.
+func TestFirstListGoesBeforeConnecting(t *testing.T) {
+	t.Parallel()
+	for what, ask := range map[string]func(*cluster){
+		"a list": func(c *cluster) {
+			req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/containers/json", nil)
+			if err := containerList(c, httptest.NewRecorder(), req, &call{version: 1041, query: req.URL.Query()}); err != nil {
+				t.Error(err)
+			}
+		},
+		"a create":            func(c *cluster) { c.nodes.firstTries(t.Context()) },
+		"a call to an engine": func(c *cluster) { _, _ = c.engine(t.Context(), 1) }, // in time or not
+	} {
+		st := testStore(t)
+		st.sql(t, standardCluster)
+		manyNodes(t, st, closeNodes+2)
+		st.sql(t, "UPDATE nodes SET state = 'pending', engine_id = iif(id = 1, NULL, 'ID' || id)")
+		e := newFakeEngine(t)
+		st.sql(t, "UPDATE nodes SET address = 'tcp://"+e.addr()+"' WHERE id = 1")
+		ctx, cancel := context.WithCancel(t.Context())
+		ns := newNodes(slog.New(slog.DiscardHandler), st, nil)
+		t.Cleanup(func() { cancel(); ns.wait() })
+		if err := ns.hold(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := ns.set(ctx, linesOf("tcp://"+e.addr())); err != nil {
+			t.Fatal(err)
+		}
+		for range 50 { // some time, in which an engine would be connected to
+			if err := st.write(ctx, func(*tx) error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := e.requests(); len(got) > 0 {
+			t.Errorf("before %s the engine was asked %v", what, got)
+		}
+		ask(&cluster{store: st, nodes: ns, names: "plain"})
+		eventually(t, time.Minute, func() error {
+			if got := st.one(t, "SELECT state || ' ' || step || ' ' || error FROM nodes WHERE id = 1"); !strings.HasPrefix(got, "healthy ") {
+				return fmt.Errorf("after %s the engine is %s", what, got)
+			}
+			return nil
+		})
+	}
+}
+
+func TestFewNodesAreConnectedToAtOnce(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	manyNodes(t, st, closeNodes)
+	st.sql(t, "UPDATE nodes SET state = 'pending', engine_id = 'ID' || id")
+	ns := newNodes(slog.New(slog.DiscardHandler), st, nil)
+	if err := ns.hold(t.Context()); err != nil || ns.held != nil {
+		t.Errorf("%d nodes wait for a list, %v", closeNodes, err)
 	}
 }
