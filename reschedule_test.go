@@ -320,14 +320,12 @@ func TestAMoveJoinsTheNetworksThatTheContainerWasOn(t *testing.T) {
 			t.Fatalf("connect = %d %s", status, answer)
 		}
 	})
-	f.startMover(t, 300*time.Millisecond, false)
-	f.available(t, "a", "drain")
-	f.awaitRows(t, "web|address 10.9.0.9 is its own: no copy can run beside it", `SELECT container, "stays because" FROM drain`)
-	a.stop() // now it can
 	for range 3 {
 		c.addContainer("", "busybox", false, nil)
 		b.addContainer("", "busybox", true, nil) // c would be chosen, were it in the swarm
 	}
+	f.startMover(t, 300*time.Millisecond, false)
+	f.available(t, "a", "drain")
 	f.awaitRows(t, "web|b|running", "SELECT c.name, n.name, c.state FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = 'web'")
 	var in struct {
 		NetworkSettings struct {
@@ -340,7 +338,7 @@ func TestAMoveJoinsTheNetworksThatTheContainerWasOn(t *testing.T) {
 	if err := json.Unmarshal(b.inspectBody(t, "web"), &in); err != nil {
 		t.Fatal(err)
 	}
-	if got := jsonText(in.NetworkSettings.Networks); got != `{"in":{"Aliases":["first"],"IPAMConfig":{"IPv4Address":""}},"ov":{"Aliases":["www"],"IPAMConfig":{"IPv4Address":"10.9.0.9"}}}` {
+	if got := jsonText(in.NetworkSettings.Networks); got != `{"in":{"Aliases":["first"],"IPAMConfig":{"IPv4Address":""}},"ov":{"Aliases":["www"],"IPAMConfig":{"IPv4Address":""}}}` { // an address there is the swarm's to give
 		t.Errorf("networks of the copy: %s", got)
 	}
 }
