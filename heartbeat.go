@@ -91,21 +91,9 @@ func (s *sources) closeLate(ctx context.Context, nodes []int64) {
 	}
 }
 
-// joined calls do with each node that registers itself and is open.
-func (s *store) joined(ctx context.Context, do func(id int64)) error {
-	rows, err := s.query(ctx, "SELECT id FROM nodes WHERE source = 'joined' AND state <> 'removed' AND lapsed = 0")
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return err
-		}
-		do(id)
-	}
-	return rows.Err()
+// joined are the nodes that register themselves and are open.
+func (s *store) joined(ctx context.Context) ([]int64, error) {
+	return s.ids(ctx, "SELECT id FROM nodes WHERE source = 'joined' AND state <> 'removed' AND lapsed = 0")
 }
 
 // nodeLapsed closes a node whose registration is over. It returns its name, "" if it was

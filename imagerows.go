@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"net/url"
@@ -395,31 +394,4 @@ func (s *store) imageIsFor(ctx context.Context, id, platform string) (bool, erro
 	}
 	known, err := s.strings(ctx, "SELECT DISTINCT platform FROM images WHERE image_id = ? AND platform > ''", id)
 	return len(known) == 0 || slices.ContainsFunc(known, func(p string) bool { return p == platform || strings.HasPrefix(p, platform+"/") }), err
-}
-
-// strings returns the first column of a query's rows.
-func (s *store) strings(ctx context.Context, query string, args ...any) ([]string, error) {
-	rows, err := s.query(ctx, query, args...)
-	return firstColumn(rows, err)
-}
-
-func (t *tx) strings(query string, args ...any) ([]string, error) {
-	rows, err := t.query(query, args...)
-	return firstColumn(rows, err)
-}
-
-func firstColumn(rows *sql.Rows, err error) ([]string, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []string
-	for rows.Next() {
-		var v string
-		if err := rows.Scan(&v); err != nil {
-			return nil, err
-		}
-		list = append(list, v)
-	}
-	return list, rows.Err()
 }

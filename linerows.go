@@ -180,20 +180,8 @@ func (s *store) ownLines(ctx context.Context) ([]nodeLine, error) {
 }
 
 // addressesFrom are the nodes that this source has named last.
-func (s *store) addressesFrom(ctx context.Context, source string) (addresses []string, err error) {
-	rows, err := s.query(ctx, "SELECT address FROM nodes WHERE source = ? AND state <> 'removed'", source)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var a string
-		if err := rows.Scan(&a); err != nil {
-			return nil, err
-		}
-		addresses = append(addresses, a)
-	}
-	return addresses, rows.Err()
+func (s *store) addressesFrom(ctx context.Context, source string) ([]string, error) {
+	return s.strings(ctx, "SELECT address FROM nodes WHERE source = ? AND state <> 'removed'", source)
 }
 
 // strayNodes lists nodes that an earlier run knew and lines do not name.

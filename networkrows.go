@@ -101,24 +101,6 @@ func (t *tx) networkNodes(ref string) ([]int64, error) {
 		UNION SELECT id FROM nodes WHERE docker_swarm IN (SELECT value FROM json_each(?)) ORDER BY 1`, jsonText(nodes), jsonText(swarms))
 }
 
-// ids reads a column of integers.
-func (t *tx) ids(query string, args ...any) ([]int64, error) {
-	rows, err := t.query(query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []int64
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		list = append(list, id)
-	}
-	return list, rows.Err()
-}
-
 // networkFree refuses a network name that the cluster knows, or is making. Those
 // of predefined networks are the engine's to refuse.
 func (t *tx) networkFree(name string) error {

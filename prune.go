@@ -272,20 +272,8 @@ func networkPrune(c *cluster, w http.ResponseWriter, r *http.Request, call *call
 }
 
 // networkIDs are the IDs that networks of these names have on a node.
-func (s *store) networkIDs(ctx context.Context, node int64, names []string) (ids []string, err error) {
-	rows, err := s.query(ctx, "SELECT network_id FROM networks WHERE node_id = ? AND name IN (SELECT value FROM json_each(?))", node, jsonText(names))
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
+func (s *store) networkIDs(ctx context.Context, node int64, names []string) ([]string, error) {
+	return s.strings(ctx, "SELECT network_id FROM networks WHERE node_id = ? AND name IN (SELECT value FROM json_each(?))", node, jsonText(names))
 }
 
 // anonymousOnly is the first version in which a volume prune spares named volumes

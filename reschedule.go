@@ -137,7 +137,7 @@ func (m *mover) look(ctx context.Context) error {
 
 // stopOlds has old containers stopped on nodes that are back. It returns on how many.
 func (m *mover) stopOlds(ctx context.Context) (int, error) {
-	nodes, err := m.store.nodeIDs(ctx, `SELECT DISTINCT n.id FROM moves m JOIN nodes n ON n.id = m.from_id OR n.engine_id = m.from_engine
+	nodes, err := m.store.ids(ctx, `SELECT DISTINCT n.id FROM moves m JOIN nodes n ON n.id = m.from_id OR n.engine_id = m.from_engine
 		WHERE m.old IN ('to rename', 'to stop') AND n.state = 'healthy'`)
 	for _, id := range nodes {
 		if e := m.nodes.get(id); e != nil && e.healthy.Load() {
@@ -147,23 +147,6 @@ func (m *mover) stopOlds(ctx context.Context) (int, error) {
 		}
 	}
 	return len(nodes), err
-}
-
-// nodeIDs reads a column of integers.
-func (s *store) nodeIDs(ctx context.Context, query string) (ids []int64, err error) {
-	rows, err := s.query(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
 }
 
 // lookAtNodes starts attempts for what is on nodes that are drained, or have been

@@ -169,20 +169,7 @@ func (s *store) unknownReservations(ctx context.Context, node int64) ([]openRese
 
 // unsettledNodes are the nodes that have creates that nobody waits for.
 func (s *store) unsettledNodes(ctx context.Context) ([]int64, error) {
-	var ids []int64
-	rows, err := s.query(ctx, "SELECT DISTINCT node_id FROM reservations WHERE state = 'unknown'")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
+	return s.ids(ctx, "SELECT DISTINCT node_id FROM reservations WHERE state = 'unknown'")
 }
 
 // settleReservations looks at the node for each create that nobody waits for:

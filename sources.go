@@ -59,8 +59,12 @@ func newSources(log *slog.Logger, s *store, ns *nodes, fixed, file []nodeLine) *
 func (s *sources) begin(ctx context.Context) error {
 	s.heard(ctx, s.ask(ctx, s.dnsNames()))
 	// Who had joined before the start has all the time of a new one to be heard of.
-	if err := s.store.joined(ctx, func(id int64) { s.beats.heard(id, startTTL) }); err != nil {
+	joined, err := s.store.joined(ctx)
+	if err != nil {
 		return err
+	}
+	for _, id := range joined {
+		s.beats.heard(id, startTTL)
 	}
 	lines, err := s.lines(ctx)
 	if err != nil {

@@ -287,6 +287,34 @@ func (s *store) get(ctx context.Context, query string, args []any, dest ...any) 
 	return err
 }
 
+// ids reads a column of integers.
+func (s *store) ids(ctx context.Context, query string, args ...any) ([]int64, error) {
+	rows, err := s.query(ctx, query, args...)
+	return column[int64](rows, err)
+}
+
+// strings reads a column of texts.
+func (s *store) strings(ctx context.Context, query string, args ...any) ([]string, error) {
+	rows, err := s.query(ctx, query, args...)
+	return column[string](rows, err)
+}
+
+// column reads rows of one column.
+func column[T any](rows *sql.Rows, err error) (list []T, _ error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var v T
+		if err := rows.Scan(&v); err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	return list, rows.Err()
+}
+
 // storeVersion is the same only as long as nothing is committed.
 type storeVersion struct{ commits, others int64 }
 

@@ -85,6 +85,18 @@ func (t *tx) get(query string, args []any, dest ...any) error {
 	return oneRow(st.QueryRowContext(t.ctx, args...).Scan(dest...))
 }
 
+// ids reads a column of integers.
+func (t *tx) ids(query string, args ...any) ([]int64, error) {
+	rows, err := t.query(query, args...)
+	return column[int64](rows, err)
+}
+
+// strings reads a column of texts.
+func (t *tx) strings(query string, args ...any) ([]string, error) {
+	rows, err := t.query(query, args...)
+	return column[string](rows, err)
+}
+
 // mostlyIdle runs fn, which mostly finds that all is as it should be. If so this counts as
 // no change: see storeVersion.
 func (t *tx) mostlyIdle(fn func() error) error {
