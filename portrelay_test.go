@@ -174,6 +174,13 @@ func TestPublishedPortsAreReachedOnTheManager(t *testing.T) {
 func relayedFront(t *testing.T, ip, db string, fakes ...*fakeEngine) *front {
 	t.Helper()
 	f := startFront(t, db, fakes...)
+	f.relaysPorts(t, ip)
+	return f
+}
+
+// relaysPorts has f relay ports on ip.
+func (f *front) relaysPorts(t *testing.T, ip string) {
+	t.Helper()
 	p, err := newPortRelay(f.cluster.log, f.store, []string{"tcp://" + ip + ":0"})
 	if err != nil {
 		t.Fatal(err)
@@ -183,7 +190,6 @@ func relayedFront(t *testing.T, ip, db string, fakes ...*fakeEngine) *front {
 	go func() { defer close(ended); p.run(f.base, f.nodes.changed) }()
 	t.Cleanup(func() { f.end(); <-ended })
 	f.settled(t)
-	return f
 }
 
 // publish makes a container with published ports, and starts it. It returns its ID.
@@ -485,4 +491,64 @@ func TestAFixedPortGoesWithAContainerThatMoves(t *testing.T) {
 	if got := f.shownPort(t, "web", "7/tcp"); got != "127.0.0.13:18090" {
 		t.Errorf("web is at %s after the move, want its fixed port", got)
 	}
+}
+
+// TestARelayFollowsItsContainer: clients find a container at the manager's same port when
+// its node was lost, when that is back, and when the other is drained.
+func TestARelayFollowsItsContainer(t *testing.T) {
+	t.Parallel()
+	const port, shown = "18095", "127.0.0.14:18095"
+	a, b := named(t, "a"), named(t, "b")
+	var addrs []string
+	for ip, e := range map[string]*fakeEngine{"127.0.0.21": a, "127.0.0.22": b} { // hosts with an address each
+		engine, err := net.Listen("tcp", ip+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		server, err := net.Listen("tcp", ip+":"+port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { engine.Close(); server.Close() })
+		go relayTCP(engine, e.addr())
+		go func() {
+			for {
+				c, err := server.Accept()
+				if err != nil {
+					return
+				}
+				io.WriteString(c, e.name)
+				c.Close()
+			}
+		}()
+		addrs = append(addrs, "tcp://"+engine.Addr().String())
+	}
+	f := startFrontOver(t, filepath.Join(t.TempDir(), "swarmlite.db"), addrs, func(*nodes) {})
+	f.relaysPorts(t, "127.0.0.14")
+	f.available(t, "b", "pause")
+	old := f.make(t, "web", `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["reschedule:on-node-failure"],"HostConfig":{"PortBindings":{"7/tcp":[{"HostPort":"`+port+`"}]}}}`)
+	f.available(t, "b", "active")
+	on := func(want, when string) {
+		t.Helper()
+		eventually(t, 30*time.Second, func() error {
+			if got := tell("tcp", shown, ""); got != want {
+				return fmt.Errorf("%s %s answers as %q, want %q; moves: %s", when, shown, got, want, f.rows(t, "SELECT name, step, outcome, error FROM moves"))
+			}
+			return nil
+		})
+		if got := f.shownPort(t, "web", "7/tcp"); got != shown {
+			t.Errorf("%s web is shown at %s, want %s", when, got, shown)
+		}
+	}
+	on("a", "before")
+	f.startMover(t, 0, false)
+	a.stop()
+	f.awaitRows(t, "moved", "SELECT group_concat(outcome) FROM moves WHERE step = 'done'")
+	on("b", "when its node was lost,")
+	a.restart()
+	f.awaitRows(t, "exited", "SELECT state FROM containers WHERE container_id = ?", old)
+	on("b", "when its node is back,")
+	f.available(t, "b", "drain")
+	f.awaitRows(t, "moved,moved", "SELECT group_concat(outcome) FROM moves WHERE step = 'done'")
+	on("a", "after a drain")
 }
