@@ -25,6 +25,7 @@ func TestAnEnginesEarlyAnswerReachesAClientThatStillSends(t *testing.T) {
 		"load":    "POST /images/load?quiet=1",
 		"import":  "POST /images/create?fromSrc=-&repo=app",
 		"build":   "POST /build?t=app",
+		"push":    "POST /images/busybox/push?tag=latest",
 	} {
 		method, path, _ := strings.Cut(call, " ")
 		operation, _, _ := strings.Cut(path, "?")

@@ -88,7 +88,7 @@ type fakeRequest struct {
 	path     string // with the version prefix
 	rawQuery string
 	header   http.Header
-	body     []byte // not of streams: load, build, import, archive
+	body     []byte // not of streams: load, build, import, archive, push
 }
 
 // fakeRule is a failure switch for the requests that it matches.
@@ -450,7 +450,7 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // fakeStreamed are the paths whose bodies may be long; their handlers read them.
-var fakeStreamed = regexp.MustCompile(`^/(build|images/load|images/create|containers/.+/archive)$`)
+var fakeStreamed = regexp.MustCompile(`^/(build|images/load|images/.+/push|images/create|containers/.+/archive)$`)
 
 // awaitDelay waits as delay has asked; false means the client has gone.
 func (e *fakeEngine) awaitDelay(ctx context.Context, path string) bool {
