@@ -112,7 +112,10 @@ func (s *store) trimLedger(ctx context.Context, batch func(t *tx, limit int64) (
 		var deleted int64
 		err := s.write(ctx, func(t *tx) (err error) {
 			began := time.Now()
-			deleted, more, err = batch(t, limit)
+			err = t.mostlyIdle(func() (err error) {
+				deleted, more, err = batch(t, limit)
+				return err
+			})
 			if time.Since(began) > trimTime {
 				limit = max(limit/2, minTrimmed)
 			} else {

@@ -250,3 +250,16 @@ func BenchmarkHistory(b *testing.B) {
 		again.close()
 	}
 }
+
+// What is known of the nodes' lists goes on while there is nothing to trim.
+func TestTrimmingNothingIsNoChange(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	before := st.version().commits
+	if n, err := st.trimLedger(t.Context(), trimEvents); n != 0 || err != nil {
+		t.Fatalf("trimLedger = %d, %v, want nothing to trim", n, err)
+	}
+	if now := st.version().commits; now != before {
+		t.Errorf("%d commits count after nothing was trimmed, want %d", now, before)
+	}
+}
