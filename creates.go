@@ -322,15 +322,29 @@ func (c *cluster) answers(ctx context.Context, e *engine, load *workload) bool {
 	return false
 }
 
-// awaitSilent is for a create that no node fits but those that were silent: they may
-// only be slow. It waits longer for them, once, and tells whether one has answered.
+// awaitMost is how many engines, that were silent to others, a create waits for.
+const awaitMost = 16
+
+// awaitSilent is for a create that no node fits but those that were silent, to it or to
+// another: they may only be slow. It waits longer for them, once, and tells whether one
+// has answered.
 func (c *cluster) awaitSilent(ctx context.Context, load *workload, refused error) bool {
 	if load.awaited || !errors.As(refused, new(*noNodeError)) {
 		return false
 	}
 	load.awaited = true
-	heard := make(chan *engine, len(load.silent))
-	for _, e := range load.silent {
+	silent := load.silent
+	others, err := column[int64](c.store.query(ctx, "SELECT id FROM nodes WHERE answers = 0 AND state = 'healthy' LIMIT ?", awaitMost))
+	if err != nil {
+		c.log.Warn("silent nodes not read", "err", err)
+	}
+	for _, id := range others {
+		if e := c.nodes.get(id); e != nil && !slices.Contains(silent, e) {
+			silent = append(silent, e)
+		}
+	}
+	heard := make(chan *engine, len(silent))
+	for _, e := range silent {
 		go func() {
 			if e.ping(ctx, dialWait) != nil || c.store.nodeSilent(ctx, e.id, false) != nil {
 				heard <- nil
@@ -340,7 +354,7 @@ func (c *cluster) awaitSilent(ctx context.Context, load *workload, refused error
 		}()
 	}
 	any := false
-	for range load.silent {
+	for range silent {
 		if e := <-heard; e != nil {
 			any = true
 			load.exclude = slices.DeleteFunc(load.exclude, func(id int64) bool { return id == e.id })

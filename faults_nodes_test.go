@@ -302,8 +302,22 @@ func TestACreateWaitsForASlowEngineWhenNoOtherFits(t *testing.T) {
 		}
 		return nil
 	})
-	e.delay("/_ping", 700*time.Millisecond)
-	f.make(t, "web", sleepBody)
+	e.delay("/_ping", 2*time.Second)
+	first := make(chan struct{})
+	go func() {
+		defer close(first)
+		if status, answer := f.call(t, "POST", "/containers/create?name=web", sleepBody); status != http.StatusCreated {
+			t.Errorf("create web: %d %s", status, answer)
+		}
+	}()
+	eventually(t, 20*time.Second, func() error {
+		if f.rows(t, "SELECT answers FROM nodes") != "0" {
+			return errors.New("the engine has not been found silent")
+		}
+		return nil
+	})
+	f.make(t, "next", sleepBody) // it does not find that out itself
+	<-first
 	f.oracle(t)
 }
 
