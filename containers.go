@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -76,6 +79,11 @@ func (c *cluster) toContainer(w http.ResponseWriter, r *http.Request, call *call
 	rl.engine, rl.path = at.engine, containerPath(r, call, at)
 	if changes {
 		start := strings.HasSuffix(rl.path, "/start")
+		if start && c.relay != nil {
+			if err := c.portsForStart(r.Context(), at); err != nil {
+				return err
+			}
+		}
 		rl.answered = func(status int) {
 			at.marks.add(mark{"container", at.id})
 			if start {
@@ -99,6 +107,43 @@ func (c *cluster) relayPorts(ctx context.Context, at *located) {
 	if err := c.relay.sync(c.base); err != nil {
 		c.log.Error("port relays not brought up to date", "container", at.id, "err", err)
 	}
+}
+
+// portsForStart refuses the start of a container a fixed port of which was taken since it
+// was made, with the status and words that one engine has for it. An engine that
+// does not tell what it has is asked for the start all the same.
+func (c *cluster) portsForStart(ctx context.Context, at *located) error {
+	var in struct {
+		State      struct{ Running bool }
+		HostConfig hostConfig
+	}
+	if err := at.engine.getJSON(ctx, "/containers/"+at.id+"/json", "", &in); err != nil || in.State.Running {
+		return nil
+	}
+	refused := func(port hostPort, format string, args ...any) error {
+		return errorf(http.StatusInternalServerError, "driver failed programming external connectivity on endpoint %s: Bind for %s failed: port is already allocated%s",
+			at.name, net.JoinHostPort(c.relay.host, strconv.Itoa(port.first)), fmt.Sprintf(format, args...))
+	}
+	ports := in.HostConfig.ports()
+	for _, port := range ports {
+		if port.first != port.last {
+			continue
+		}
+		var holder, node string
+		err := c.store.get(ctx, `SELECT c.name, n.name FROM relays r JOIN containers c ON c.id = r.container JOIN nodes n ON n.id = c.node_id
+			WHERE r.protocol = ? AND r.listen_port = ? AND NOT (c.container_id = ? AND c.node_id = ?)`,
+			[]any{port.protocol, port.first, at.id, at.engine.id}, &holder, &node)
+		if err == nil {
+			return refused(port, " to container %s on node %s", holder, node)
+		}
+		if !errors.Is(err, errNotFound) {
+			return err
+		}
+	}
+	if taken := c.relay.ofOthers(ctx, ports); taken != nil {
+		return refused(*taken, " to another program on the manager's host, which is to relay it")
+	}
+	return nil
 }
 
 // containerPath is the request's path as the container's engine knows it.

@@ -377,6 +377,46 @@ func TestPortsOfTheManagersHostAreRefused(t *testing.T) {
 	}
 }
 
+// TestAStartWhosePortWasTakenIsRefused: as one engine does, with its status and in its words.
+func TestAStartWhosePortWasTakenIsRefused(t *testing.T) {
+	t.Parallel()
+	f := relayedFront(t, "127.0.0.15", filepath.Join(t.TempDir(), "swarmlite.db"), named(t, "a"), named(t, "b"))
+	_, port, _ := net.SplitHostPort(freePort(t))
+	create := func(name, node string) {
+		t.Helper()
+		status, answer := f.call(t, "POST", "/containers/create?name="+name,
+			fmt.Sprintf(`{"Image":"busybox","Env":["constraint:node==%s"],"HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":%q}]}}}`, node, port))
+		if status != http.StatusCreated {
+			t.Fatalf("create %s = %d %s", name, status, answer)
+		}
+	}
+	start := func(name string, want int, words string) {
+		t.Helper()
+		status, answer := f.call(t, "POST", "/containers/"+name+"/start", "")
+		if status != want || words != "" && message(answer) != "driver failed programming external connectivity on endpoint "+name+": Bind for 127.0.0.15:"+port+" failed: port is already allocated "+words {
+			t.Errorf("start %s = %d %s, want %d %s", name, status, answer, want, words)
+		}
+	}
+	create("first", "a")
+	l, err := net.Listen("tcp", "127.0.0.15:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start("first", http.StatusInternalServerError, "to another program on the manager's host, which is to relay it")
+	l.Close()
+	start("first", http.StatusNoContent, "")
+	start("first", http.StatusNotModified, "") // its own
+	if addr := f.shownPort(t, "first", "80/tcp"); addr != "127.0.0.15:"+port {
+		t.Errorf("first is at %s, want its port %s", addr, port)
+	}
+	if status, answer := f.call(t, "POST", "/containers/first/stop", ""); status != http.StatusNoContent {
+		t.Fatalf("stop = %d %s", status, answer)
+	}
+	create("second", "b") // a stopped container holds no port
+	start("second", http.StatusNoContent, "")
+	start("first", http.StatusInternalServerError, "to container second on node b")
+}
+
 // TestAPromisedPortIsNotGivenAway: a container that was made and not started yet keeps
 // its number, though an engine gives the same one to a container that takes any.
 func TestAPromisedPortIsNotGivenAway(t *testing.T) {

@@ -80,6 +80,14 @@ func (t *tx) rangeTaken(want hostPort, replaced string) error {
 
 // tryPorts refuses fixed ports that another program on the manager's host has.
 func (p *portRelay) tryPorts(ctx context.Context, ports []hostPort) error {
+	if taken := p.ofOthers(ctx, ports); taken != nil {
+		return errorf(http.StatusConflict, "port %s is in use on the manager's host, which is to relay it: choose another", taken)
+	}
+	return nil
+}
+
+// ofOthers returns the first fixed port that another program on the manager's host has.
+func (p *portRelay) ofOthers(ctx context.Context, ports []hostPort) *hostPort {
 	for _, want := range ports {
 		if want.first != want.last || want.ip == hostMode {
 			continue
@@ -98,8 +106,8 @@ func (p *portRelay) tryPorts(ctx context.Context, ports []hostPort) error {
 		p.mu.Lock()
 		ours := p.open[relayKey{want.protocol, want.first}] != nil
 		p.mu.Unlock()
-		if err != nil && !ours { // ours: portsFree names the holder
-			return errorf(http.StatusConflict, "port %s is in use on the manager's host, which is to relay it: choose another", want)
+		if err != nil && !ours { // ours: rows name the holder
+			return &want
 		}
 		if err == nil {
 			in.Close()
