@@ -27,6 +27,7 @@ type leaving struct {
 	networks       string // on this node only
 	mode           string // of its network
 	sharedBy       string // a container in its network namespace
+	asked          string // an address that its create asked for
 	failed         int64  // attempts since the node is drained, or lost
 	lastFailed     int64  // unix seconds
 	lastError      string
@@ -55,6 +56,9 @@ func allLeaving(query queryFunc, node int64) ([]*leaving, error) {
 		       coalesce((SELECT group_concat(a.name, ', ') FROM container_networks a JOIN networks x ON x.node_id = c.node_id AND x.name = a.name
 		                  WHERE a.container = c.id AND x.scope = 'local' AND x.name NOT IN ('bridge', 'host', 'none')), ''),
 		       coalesce(json_extract(c.summary, '$.HostConfig.NetworkMode'), ''),
+		       coalesce((SELECT j.value FROM create_bodies b, json_tree(b.body, '$.NetworkingConfig') j
+		                  WHERE b.key = CASE c.swarm_id WHEN '' THEN c.container_id ELSE c.swarm_id END
+		                    AND j.key IN ('IPv4Address', 'IPv6Address') AND j.value <> ''), ''),
 		       (SELECT count(*) FROM moves m WHERE m.container_id = c.container_id AND m.outcome = 'failed' AND m.began_at >= `+leftSince+`),
 		       coalesce(f.ended_at, 0), coalesce(f.error, ''), coalesce(f.lacks_image, 0), coalesce(f.image, ''), c.created_at,
 		       coalesce((SELECT max(max(k.state_at, k.availability_at)) FROM nodes k WHERE k.state = 'healthy' AND k.availability = 'active'), 0)
@@ -69,7 +73,7 @@ func allLeaving(query queryFunc, node int64) ([]*leaving, error) {
 	for rows.Next() {
 		k := &leaving{}
 		if err := rows.Scan(&k.row, &k.node, &k.id, &k.name, &k.swarmID, &k.image, &k.state, &k.summary, &k.stays, &k.policies, &k.service, &k.superseded,
-			&k.volumes, &k.binds, &k.anonymous, &k.networks, &k.mode, &k.failed, &k.lastFailed, &k.lastError, &k.lacksImage, &k.wanted, &k.created, &k.candidates); err != nil {
+			&k.volumes, &k.binds, &k.anonymous, &k.networks, &k.mode, &k.asked, &k.failed, &k.lastFailed, &k.lastError, &k.lacksImage, &k.wanted, &k.created, &k.candidates); err != nil {
 			return nil, err
 		}
 		list = append(list, k)
@@ -137,6 +141,7 @@ func (k *leaving) reason(why string, recreate bool) string {
 }
 
 // address is one that was asked for in a network, as with docker run --ip; "" for none.
+// In a network of a swarm only the create tells what was asked for.
 func (k *leaving) address() string {
 	list, err := attachments([]byte(k.summary), k.id)
 	for _, a := range list {
@@ -149,7 +154,7 @@ func (k *leaving) address() string {
 			}
 		}
 	}
-	return ""
+	return k.asked
 }
 
 // due tells whether it is time for an attempt. One that failed is made again after a

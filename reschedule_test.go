@@ -316,6 +316,8 @@ func TestAMoveJoinsTheNetworksThatTheContainerWasOn(t *testing.T) {
 	f.only(t, "a", func() {
 		f.make(t, "web", `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["reschedule:on-node-failure"],"HostConfig":{"NetworkMode":"in0123456789in0123456789i"},
 			"NetworkingConfig":{"EndpointsConfig":{"in0123456789in0123456789i":{"Aliases":["first"]}}}}`)
+		f.make(t, "fixed", `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["reschedule:on-node-failure"],"HostConfig":{"NetworkMode":"ov"},
+			"NetworkingConfig":{"EndpointsConfig":{"ov":{"IPAMConfig":{"IPv4Address":"10.9.0.8"}}}}}`)
 		if status, answer := f.call(t, "POST", "/networks/ov/connect", `{"Container":"web","EndpointConfig":{"Aliases":["www"],"IPAMConfig":{"IPv4Address":"10.9.0.9"}}}`); status != http.StatusOK {
 			t.Fatalf("connect = %d %s", status, answer)
 		}
@@ -340,6 +342,12 @@ func TestAMoveJoinsTheNetworksThatTheContainerWasOn(t *testing.T) {
 	}
 	if got := jsonText(in.NetworkSettings.Networks); got != `{"in":{"Aliases":["first"],"IPAMConfig":{"IPv4Address":""}},"ov":{"Aliases":["www"],"IPAMConfig":{"IPv4Address":""}}}` { // an address there is the swarm's to give
 		t.Errorf("networks of the copy: %s", got)
+	}
+	f.awaitRows(t, "fixed|address 10.9.0.8 is its own: no copy can run beside it", `SELECT container, "stays because" FROM drain`)
+	a.stop() // now it can
+	f.awaitRows(t, "fixed|b|running", "SELECT c.name, n.name, c.state FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = 'fixed'")
+	if got := string(b.inspectBody(t, "fixed")); !strings.Contains(got, "10.9.0.8") {
+		t.Errorf("the address that was asked for is not in %s", got)
 	}
 }
 
