@@ -296,14 +296,19 @@ func fullFleet(t *testing.T, g *goals) {
 	time.Sleep(12 * time.Second) // connections of the start are closed
 	files := float64(m.files()) / 1000
 	g.add(15, files <= 1.3, "open files a node, idle", "≤ 1.3", fmt.Sprintf("%.2f", files), "classic 2.0")
-	before, used, from := f.total(), m.cpu(), time.Now()
-	time.Sleep(60 * time.Second)
-	took := time.Since(from).Seconds()
-	idle, share := float64(f.total()-before)/took, 100*(m.cpu()-used).Seconds()/took
-	g.add(16, idle <= classicIdle/2 && share <= classicIdleCPU/3, "idle: engine requests/s; CPU of a core", "≤ 33/s; ≤ 1.33 %", fmt.Sprintf("%.1f/s; %.1f %%", idle, share),
+	minute := func() (requests, share float64) {
+		before, used, from := f.total(), m.cpu(), time.Now()
+		time.Sleep(60 * time.Second)
+		took := time.Since(from).Seconds()
+		return float64(f.total()-before) / took, 100 * (m.cpu() - used).Seconds() / took
+	}
+	// In the first minute the rows of each node are compared with its list once: they are new.
+	_, fresh := minute()
+	idle, share := minute()
+	g.add(16, idle <= classicIdle/2 && share <= classicIdleCPU/3, "idle: engine requests/s; CPU of a core", "≤ 33/s; ≤ 1.33 %", fmt.Sprintf("%.1f/s; %.1f %% (the minute after the start %.1f %%)", idle, share, fresh),
 		fmt.Sprintf("1/%.1f, 1/%.1f of classic", classicIdle/idle, classicIdleCPU/share))
 
-	used = m.cpu()
+	used := m.cpu()
 	list, first, body := gets(t, m.url+"/v1.41/containers/json?all=1", 7)
 	listCPU := ms(m.cpu()-used) / 7
 	g.add(8, ms(list) <= classicList/4 && listCPU <= classicListCPU/5 && ms(first) <= 10, "`ps -a` of 30,000: time; CPU; first byte", "≤ 76 ms; ≤ 63 ms; ≤ 10 ms",
