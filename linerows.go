@@ -3,21 +3,29 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
+	"maps"
+	"slices"
 	"strings"
 )
 
-// setNodes makes lines the nodes of the cluster and returns their ids. Rows of other
+// namedLine is a node as its line and the database name it.
+type namedLine struct {
+	nodeLine
+	node    string // its name
+	renamed bool   // it has its line's name only now
+}
+
+// setNodes makes lines the nodes of the cluster and returns them by their ids. Rows of other
 // addresses stay until removeNode. Nodes that docker node rm took out are not among
 // them: they stay away until they are named anew.
-func (s *store) setNodes(ctx context.Context, lines []nodeLine) (map[int64]nodeLine, error) {
-	ids := map[int64]nodeLine{}
+func (s *store) setNodes(ctx context.Context, lines []nodeLine) (map[int64]namedLine, error) {
+	nodes := map[int64]namedLine{}
 	addresses := make([]string, len(lines))
 	for i, l := range lines {
 		addresses[i] = l.address
 	}
 	err := s.write(ctx, func(t *tx) error {
-		clear(ids)
+		clear(nodes)
 		if _, err := t.exec("UPDATE nodes SET kept_out = 0 WHERE kept_out AND address NOT IN (SELECT value FROM json_each(?))",
 			jsonText(addresses)); err != nil {
 			return err
@@ -28,7 +36,7 @@ func (s *store) setNodes(ctx context.Context, lines []nodeLine) (map[int64]nodeL
 		}
 		for _, l := range lines {
 			if s, ok := settled[l.address]; ok && l.equal(s.nodeLine) {
-				ids[s.id] = l
+				nodes[s.id] = namedLine{nodeLine: l}
 				continue
 			}
 			// A node that was taken out and is named again starts afresh, but keeps what the operator set.
@@ -45,14 +53,51 @@ func (s *store) setNodes(ctx context.Context, lines []nodeLine) (map[int64]nodeL
 			if keptOut {
 				continue
 			}
-			ids[id] = l
+			nodes[id] = namedLine{nodeLine: l}
 			if err := t.setLine(id, l); err != nil {
 				return err
 			}
 		}
-		return nil
+		return t.giveNames(nodes)
 	})
-	return ids, err
+	return nodes, err
+}
+
+// giveNames tells nodes their names. One whose line has a name that others have given up
+// gets it: lines may exchange names, or one has that of a node which is named no more.
+func (t *tx) giveNames(nodes map[int64]namedLine) error {
+	rows, err := t.query("SELECT id, name FROM nodes WHERE state <> 'removed'")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	taken := map[string]bool{}
+	for rows.Next() {
+		var id int64
+		var name string
+		if err := rows.Scan(&id, &name); err != nil {
+			return err
+		}
+		if n, ok := nodes[id]; ok {
+			n.node, taken[name] = name, true
+			nodes[id] = n
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	for _, id := range slices.Sorted(maps.Keys(nodes)) {
+		n := nodes[id]
+		if n.name == "" || taken[n.name] {
+			continue
+		}
+		if err := t.renameNode(id, n.name); err != nil {
+			return err
+		}
+		n.node, n.renamed, taken[n.name] = n.name, true, true
+		nodes[id] = n
+	}
+	return nil
 }
 
 // settledLine is a node that has answered once and is not out, and its line.
@@ -85,11 +130,9 @@ func (t *tx) settledLines() (map[string]settledLine, error) {
 	return settled, rows.Err()
 }
 
-// setLine writes what the operator's line says of a node, if that has changed. A node
-// that has not answered yet has its name at once; else a name takes effect when the
-// node is connected to.
+// setLine writes what the operator's line says of a node, if that has changed.
 func (t *tx) setLine(id int64, l nodeLine) error {
-	if err := t.nameUnheard(id, l.name); err != nil {
+	if err := t.nameByLine(id, l.name); err != nil {
 		return err
 	}
 	labels := labelText(l.labels)
@@ -118,29 +161,40 @@ func (t *tx) setLine(id int64, l nodeLine) error {
 	return t.coverLabels(id, known)
 }
 
-// nameUnheard names a node whose engine has not answered yet, so that list shows it and
-// node rm finds it by what its line calls it. Without a name there it keeps the one that
-// it had from its engine, or from nobody.
-func (t *tx) nameUnheard(id int64, lineName string) error {
-	var address, name, before string
-	err := t.get("SELECT address, name, line_name FROM nodes WHERE id = ? AND engine_id IS NULL", []any{id}, &address, &name, &before)
-	if errors.Is(err, errNotFound) {
-		return nil
-	}
-	if err != nil {
+// nameByLine names a node as its line does, before its engine has ever answered as well:
+// so list shows it and node rm finds it. Without a name there it is called as its host,
+// or keeps the name that it had from that, or from nobody.
+func (t *tx) nameByLine(id int64, lineName string) error {
+	var address, name, before, host string
+	var heard bool
+	err := t.get(`SELECT address, name, line_name, engine_id IS NOT NULL, coalesce((SELECT json_extract(i.info, '$.Name') FROM node_info i
+		WHERE i.node_id = n.id AND json_valid(i.info)), '') FROM nodes n WHERE id = ?`, []any{id}, &address, &name, &before, &heard, &host)
+	if err != nil || heard && lineName == before {
 		return err
 	}
 	wanted := lineName
-	if wanted == "" {
-		if wanted = name; before != "" {
-			wanted = unheardName(address)
-		}
+	switch {
+	case lineName != "":
+	case before == "":
+		wanted = name
+	case heard && host != "":
+		wanted = hostName(host)
+	default:
+		wanted = unheardName(address)
 	}
 	free, err := t.freeNodeName(id, wanted)
 	if err != nil || free == name {
 		return err
 	}
-	_, err = t.exec("UPDATE nodes SET name = ? WHERE id = ?", free, id)
+	return t.renameNode(id, free)
+}
+
+// renameNode gives a node another name, which the rows of its containers hold, too.
+func (t *tx) renameNode(id int64, name string) error {
+	_, err := t.exec("UPDATE nodes SET name = ? WHERE id = ?", name, id)
+	if err == nil {
+		_, err = t.exec(`UPDATE containers SET summary = json_set(summary, '$.Labels."' || ? || '"', ?) WHERE node_id = ?`, nodeLabel, name, id)
+	}
 	return err
 }
 

@@ -133,6 +133,25 @@ func TestNodesHaveTheNamesOfTheirLinesBeforeTheyAnswer(t *testing.T) {
 		a.name, b.name = "", "six" // it had been written behind the wrong one
 		set(a, b)
 		names(f, "("+dead(6)+") six")
+		a.name, b.name = "six", "seven"
+		set(a, b)
+		names(f, "six seven")
+		a.name, b.name = "seven", "six" // exchanged in one edit
+		set(a, b)
+		names(f, "seven six")
+		c := nodeLine{address: "tcp://" + dead(9), name: "nine"}
+		set(a, b, c)
+		a.name, b.name, c.name = "six", "nine", "seven"
+		set(a, b, c)
+		names(f, "six nine seven")
+		c = nodeLine{address: "tcp://" + dead(10), name: "seven"} // the host behind a name is another
+		set(a, b, c)
+		f.awaitStates(t, "nine=unhealthy seven=unhealthy six=unhealthy")
+		a.name, c.name = "both", "both"
+		set(a, b, c)
+		f.awaitStates(t, "both=unhealthy both-"+dead(10)+"=unhealthy nine=unhealthy")
+		set(b, c) // free by now
+		f.awaitStates(t, "both=unhealthy nine=unhealthy")
 	})
 	t.Run("with the manager stopped", func(t *testing.T) {
 		commandOK(t, "tcp://"+dead(8), "node", "add", "-db", db, dead(8), "name=eight")

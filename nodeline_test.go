@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -137,6 +138,86 @@ func TestLinesNameAndLabelNodes(t *testing.T) {
 		if _, answer := f.call(t, "GET", "/containers/box/json", ""); !strings.Contains(answer, `"Name":"`+name+`"`) {
 			t.Errorf("%s: inspect = %s, want node %s", step.what, answer, name)
 		}
+	}
+}
+
+// Names that are exchanged, taken over or set free by one edit are as the lines say when
+// it has taken effect, of nodes that answer and of those that have answered once.
+func TestLinesExchangeNames(t *testing.T) {
+	t.Parallel()
+	a, b, c := newFakeEngine(t, hostNamed("a")), newFakeEngine(t, hostNamed("b")), newFakeEngine(t, hostNamed("c"))
+	f := newFront(t)
+	a.addContainer("on-a", "busybox", true, nil)
+	b.addContainer("on-b", "busybox", true, nil)
+	lines := []nodeLine{{address: "tcp://" + a.addr()}, {address: "tcp://" + b.addr()}, {address: "tcp://" + c.addr()}}
+	where := func() string {
+		_, answer := f.call(t, "GET", "/containers/json?all=1", "")
+		var list []struct {
+			Names  []string
+			Labels map[string]string
+		}
+		if err := json.Unmarshal([]byte(answer), &list); err != nil {
+			t.Fatal(err)
+		}
+		var on []string
+		for _, k := range list {
+			on = append(on, k.Names[0]+"="+k.Labels[nodeLabel])
+		}
+		slices.Sort(on)
+		return strings.Join(on, " ")
+	}
+	steps := []struct {
+		what       string
+		names      []string
+		states, on string
+	}{
+		{"host names", []string{"", "", ""}, "a=healthy b=healthy c=healthy", "/on-a=a /on-b=b"},
+		{"names", []string{"x", "y", ""}, "c=healthy x=healthy y=healthy", "/on-a=x /on-b=y"},
+		{"exchanged", []string{"y", "x", ""}, "c=healthy x=healthy y=healthy", "/on-a=y /on-b=x"},
+		{"round", []string{"x", "z", "y"}, "x=healthy y=healthy z=healthy", "/on-a=x /on-b=z"},
+		{"a host's name", []string{"", "x", "b"}, "a=healthy b=healthy x=healthy", "/on-a=a /on-b=x"},
+		{"as the hosts are called", []string{"", "", ""}, "a=healthy b=healthy c=healthy", "/on-a=a /on-b=b"},
+	}
+	check := func(what, states, on string) {
+		t.Helper()
+		f.awaitStates(t, states)
+		eventually(t, 20*time.Second, func() error {
+			if got := where(); got != on {
+				return fmt.Errorf("%s: containers are %s, want %s", what, got, on)
+			}
+			return nil
+		})
+	}
+	for _, step := range steps {
+		for i := range lines {
+			lines[i].name = step.names[i]
+		}
+		if err := f.nodes.set(f.base, lines); err != nil {
+			t.Fatal(err)
+		}
+		check(step.what, step.states, step.on)
+	}
+	// The name goes over to a node whose line is new, in the edit that takes the first one out.
+	lines[0].name = "web"
+	if err := f.nodes.set(f.base, lines[:2]); err != nil {
+		t.Fatal(err)
+	}
+	check("before the host is replaced", "b=healthy web=healthy", "/on-a=web /on-b=b")
+	lines[2].name = "web"
+	if err := f.nodes.set(f.base, lines[1:]); err != nil {
+		t.Fatal(err)
+	}
+	check("the host is replaced", "b=healthy web=healthy", "/on-b=b")
+	// A node that does not answer has its new name as well, and so have its containers.
+	b.stop()
+	f.awaitStates(t, "b=unhealthy web=healthy")
+	lines[1].name, lines[2].name = "web", "b"
+	if err := f.nodes.set(f.base, lines[1:]); err != nil {
+		t.Fatal(err)
+	}
+	check("a node that is lost", "b=healthy web=unhealthy", "/on-b=web")
+	if status, answer := f.call(t, "GET", "/containers/on-b/json", ""); status != http.StatusServiceUnavailable || !strings.Contains(answer, "node web ") {
+		t.Errorf("inspect on a lost node = %d %s, want 503 that names it", status, answer)
 	}
 }
 

@@ -56,20 +56,19 @@ func (s *store) replaced(ctx context.Context, id int64, engineID string) (other 
 			sql  string
 			args []any
 		}{
-			{`UPDATE nodes SET address = ?, name = ?, source = 'lost', state = 'unhealthy', state_at = CASE state WHEN 'unhealthy' THEN state_at ELSE strftime('%s','now') END,
-				step = 'connect', error = 'another host answers at its address' WHERE id = ?`, []any{lost, name, id}},
+			{`UPDATE nodes SET address = ?, source = 'lost', state = 'unhealthy', state_at = CASE state WHEN 'unhealthy' THEN state_at ELSE strftime('%s','now') END,
+				step = 'connect', error = 'another host answers at its address' WHERE id = ?`, []any{lost, id}},
 			{"UPDATE nodes SET address = ?, state_at = strftime('%s','now') WHERE id = ?", []any{address, other}},
 			{"INSERT INTO node_labels SELECT ?, key, value, source FROM node_labels WHERE node_id = ? AND source = 'operator'", []any{other, id}},
 			{"UPDATE placements SET outcome = 'failed', message = 'its node was lost' WHERE id IN (SELECT placement_id FROM reservations WHERE node_id = ?)", []any{id}},
 			{"DELETE FROM reservations WHERE node_id = ?", []any{id}},
 			{"DELETE FROM renames WHERE node_id = ?", []any{id}},
-			{`UPDATE containers SET summary = json_set(summary, '$.Labels."' || ? || '"', ?) WHERE node_id = ?`, []any{nodeLabel, name, id}},
 		} {
 			if _, err := t.exec(do.sql, do.args...); err != nil {
 				return err
 			}
 		}
-		return nil
+		return t.renameNode(id, name)
 	})
 	return other, err
 }
@@ -97,7 +96,7 @@ func (ns *nodes) handOver(ctx context.Context, e *engine, other int64) {
 	left := 0
 	err := ns.store.get(ctx, "SELECT count(*) FROM containers WHERE node_id = ?", []any{e.id}, &left)
 	ns.log.Error("engine ID changed: another host answers at this address, the node is lost", "node", e.nodeName()+"-lost", "addr", e.addr, "containers", left)
-	if err = errors.Join(err, ns.begin(ctx, other, w.line)); err != nil {
+	if err = errors.Join(err, ns.begin(ctx, other, w.line, e.nodeName())); err != nil {
 		ns.log.Error("new node not watched", "addr", e.addr, "err", err)
 	}
 	ns.countVersions()

@@ -9,8 +9,8 @@ import (
 
 // set makes lines the nodes of the cluster: new ones are watched, those that are not
 // named any more are let go, their containers untouched. One whose TLS or name has
-// changed is connected to anew, for its rows hold the name. It goes on behind nodes that
-// cannot be used and returns why.
+// changed is connected to anew, for what is read of it holds the name. It goes on behind
+// nodes that cannot be used and returns why.
 func (ns *nodes) set(ctx context.Context, lines []nodeLine) error {
 	ns.turn.Lock()
 	defer ns.turn.Unlock()
@@ -18,44 +18,31 @@ func (ns *nodes) set(ctx context.Context, lines []nodeLine) error {
 		ns.wg.Go(func() { ns.keepSettling(ctx) })
 		ns.wg.Go(func() { ns.giveBack(ctx) })
 	})
-	ids, err := ns.store.setNodes(ctx, lines)
+	named, err := ns.store.setNodes(ctx, lines)
 	if err != nil {
 		return err
 	}
 	ns.mu.Lock()
 	var gone, again, relabelled []*watched
 	for id, w := range ns.engines {
-		l, named := ids[id]
+		l, ok := named[id]
 		switch {
-		case !named:
+		case !ok:
 			gone = append(gone, w)
-		case !l.sameTLS(w.line) || l.name != w.line.name:
+		case !l.sameTLS(w.line) || l.name != w.line.name || l.renamed:
 			again = append(again, w)
 		default:
 			if !l.equal(w.line) {
 				relabelled = append(relabelled, w)
 			}
-			w.line = l
+			w.line = l.nodeLine
 			continue
 		}
 		delete(ns.engines, id)
 		w.cancel()
 	}
 	ns.mu.Unlock()
-	for _, w := range again {
-		<-w.done
-	}
-	var failed []error
-	for id, l := range ids {
-		if ns.get(id) != nil {
-			continue
-		}
-		if err := ns.begin(ctx, id, l); err != nil {
-			failed = append(failed, fmt.Errorf("node %s: %w", l.address, err))
-			failed = append(failed, ns.store.nodeDown(ctx, id, "unhealthy", &stepError{"prepare", err}))
-		}
-	}
-	ns.countVersions()
+	// Before others are connected to, which may have their names, or their engines.
 	for _, w := range gone {
 		<-w.done
 		left, err := ns.store.removeNode(ctx, w.id)
@@ -64,6 +51,20 @@ func (ns *nodes) set(ctx context.Context, lines []nodeLine) error {
 		}
 		ns.log.Info("node removed", "node", w.nodeName(), "addr", w.addr, "containers_left", left)
 	}
+	for _, w := range again {
+		<-w.done
+	}
+	var failed []error
+	for id, l := range named {
+		if ns.get(id) != nil {
+			continue
+		}
+		if err := ns.begin(ctx, id, l.nodeLine, l.node); err != nil {
+			failed = append(failed, fmt.Errorf("node %s: %w", l.address, err))
+			failed = append(failed, ns.store.nodeDown(ctx, id, "unhealthy", &stepError{"prepare", err}))
+		}
+	}
+	ns.countVersions()
 	for _, w := range relabelled {
 		shown, err := ns.store.showNode(ctx, w.id)
 		if err != nil {
@@ -84,8 +85,8 @@ func (ns *nodes) set(ctx context.Context, lines []nodeLine) error {
 // unusableError tells of nodes that cannot be used as their lines say; others can.
 type unusableError struct{ error }
 
-// begin watches a node.
-func (ns *nodes) begin(ctx context.Context, id int64, l nodeLine) error {
+// begin watches a node, which is called name until its engine has answered.
+func (ns *nodes) begin(ctx context.Context, id int64, l nodeLine, name string) error {
 	certs, err := ns.certsOf(ctx, l)
 	if err != nil {
 		return err
@@ -96,6 +97,9 @@ func (ns *nodes) begin(ctx context.Context, id int64, l nodeLine) error {
 	e, err := newEngine(id, l.address, certs, !l.noCheck, &ns.ssh)
 	if err != nil {
 		return err
+	}
+	if name != unheardName(l.address) {
+		e.setName(name)
 	}
 	e.builds.all = &ns.builds
 	e.location.resolver, e.metrics = ns.resolver, ns.store.metrics
