@@ -63,6 +63,7 @@ type containerRow struct {
 	ports                           []entryPort
 	mounts                          []entryMount
 	networks                        map[string]struct{ NetworkID string }
+	namespaces                      map[string]string // of others that it joins, by kind; a list does not tell
 	counted                         bool
 	summary                         []byte
 	held                            *heldRoom // what its reservation held, if it becomes this row
@@ -485,10 +486,23 @@ func (t *tx) putInspected(node int64, containerID string, in *inspected) error {
 	if err == nil {
 		err = t.putPorts(node, id, in.HostConfig.exposed(in.Config.ExposedPorts), "host_ip = 'host'")
 	}
+	if err == nil {
+		err = t.putNamespaces(id, in.HostConfig.namespaces())
+	}
 	for _, p := range in.HostConfig.ports() {
 		if err == nil && p.last > p.first { // a container is made with its ranges, they never change
 			_, err = t.exec("INSERT OR IGNORE INTO port_ranges VALUES (?,?,?,?)", id, bounded(p.protocol), p.first, p.last)
 		}
 	}
 	return err
+}
+
+// putNamespaces writes whose namespaces a container joins, which never changes.
+func (t *tx) putNamespaces(container int64, joined map[string]string) error {
+	for kind, owner := range joined {
+		if _, err := t.exec("INSERT OR IGNORE INTO namespaces VALUES (?,?,?)", container, kind, bounded(owner)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -147,6 +147,7 @@ func (w *workload) readTies(body *createBody) {
 			w.containers = append(w.containers, ref)
 		}
 	}
+	w.namespaces = h.namespaces()
 	for _, ref := range h.VolumesFrom {
 		ref, _, _ = strings.Cut(ref, ":")
 		w.containers = append(w.containers, ref)
@@ -395,7 +396,7 @@ func (w *workload) row(id, name, node string) *containerRow {
 		labels[k] = v
 	}
 	r := &containerRow{id: id, name: name, image: bounded(w.image), state: "created", created: time.Now().Unix(),
-		status: statusWords{head: "Created"}, labels: w.labels, counted: true,
+		status: statusWords{head: "Created"}, labels: w.labels, namespaces: w.namespaces, counted: true,
 		summary: []byte(jsonText(map[string]any{"Id": id, "Names": []string{"/" + name}, "Image": w.image, "ImageID": "",
 			"Command": "", "Created": time.Now().Unix(), "Ports": []int{}, "Labels": labels, "State": "created",
 			"HostConfig": map[string]string{}, "NetworkSettings": map[string]any{"Networks": map[string]string{}}, "Mounts": []int{}}))}

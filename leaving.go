@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -26,7 +27,8 @@ type leaving struct {
 	anonymous      bool   // has volumes without a name
 	networks       string // on this node only
 	mode           string // of its network
-	sharedBy       string // a container in its network namespace
+	joined         string // JSON: containers whose namespaces it is in, by kind
+	sharedBy       string // the container that is in one of its namespaces, in words
 	asked          string // an address that its create asked for
 	failed         int64  // attempts since the node is drained, or lost
 	lastFailed     int64  // unix seconds
@@ -56,6 +58,7 @@ func allLeaving(query queryFunc, node int64) ([]*leaving, error) {
 		       coalesce((SELECT group_concat(a.name, ', ') FROM container_networks a JOIN networks x ON x.node_id = c.node_id AND x.name = a.name
 		                  WHERE a.container = c.id AND x.scope = 'local' AND x.name NOT IN ('bridge', 'host', 'none')), ''),
 		       coalesce(json_extract(c.summary, '$.HostConfig.NetworkMode'), ''),
+		       (SELECT json_group_object(s.kind, s.owner) FROM namespaces s WHERE s.container = c.id),
 		       coalesce((SELECT j.value FROM create_bodies b, json_tree(b.body, '$.NetworkingConfig') j
 		                  WHERE b.key = CASE c.swarm_id WHEN '' THEN c.container_id ELSE c.swarm_id END
 		                    AND j.key IN ('IPv4Address', 'IPv6Address') AND j.value <> ''), ''),
@@ -73,21 +76,53 @@ func allLeaving(query queryFunc, node int64) ([]*leaving, error) {
 	for rows.Next() {
 		k := &leaving{}
 		if err := rows.Scan(&k.row, &k.node, &k.id, &k.name, &k.swarmID, &k.image, &k.state, &k.summary, &k.stays, &k.policies, &k.service, &k.superseded,
-			&k.volumes, &k.binds, &k.anonymous, &k.networks, &k.mode, &k.asked, &k.failed, &k.lastFailed, &k.lastError, &k.lacksImage, &k.wanted, &k.created, &k.candidates); err != nil {
+			&k.volumes, &k.binds, &k.anonymous, &k.networks, &k.mode, &k.joined, &k.asked, &k.failed, &k.lastFailed, &k.lastError, &k.lacksImage, &k.wanted, &k.created, &k.candidates); err != nil {
 			return nil, err
 		}
 		list = append(list, k)
 	}
-	byID := map[string]*leaving{}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return list, tellSharers(list)
+}
+
+// tellSharers writes at the containers of one node which other is in a namespace of theirs.
+func tellSharers(list []*leaving) error {
+	named := map[string]*leaving{} // by name, and by ID
 	for _, k := range list {
-		byID[k.id] = k
+		named[k.name] = k
 	}
 	for _, k := range list {
-		if other := byID[strings.TrimPrefix(k.mode, "container:")]; other != nil {
-			other.sharedBy = k.name
+		named[k.id] = k
+	}
+	for _, k := range list {
+		joined := map[string]string{}
+		if err := json.Unmarshal([]byte(k.joined), &joined); err != nil {
+			return fmt.Errorf("namespaces of %s: %w", k.name, err)
+		}
+		network, ok := strings.CutPrefix(k.mode, "container:")
+		if !ok {
+			network = ""
+		}
+		for _, j := range []struct{ owner, what string }{{network, "network"}, {joined["PID"], "PID namespace"}, {joined["IPC"], "IPC namespace"}} {
+			owner := strings.TrimPrefix(j.owner, "/")
+			other := named[owner]
+			if owner == "" {
+				continue
+			}
+			if other == nil && isHex(owner) { // a short ID
+				at := slices.IndexFunc(list, func(o *leaving) bool { return strings.HasPrefix(o.id, owner) })
+				if at >= 0 {
+					other = list[at]
+				}
+			}
+			if other != nil && other.sharedBy == "" {
+				other.sharedBy = "container " + k.name + " shares its " + j.what
+			}
 		}
 	}
-	return list, rows.Err()
+	return nil
 }
 
 const (
@@ -125,7 +160,7 @@ func (k *leaving) reason(why string, recreate bool) string {
 	case k.networks != "":
 		return "local network " + k.networks
 	case why == whyDrain && k.sharedBy != "":
-		return "container " + k.sharedBy + " shares its network"
+		return k.sharedBy
 	case why == whyDrain && k.address() != "":
 		return "address " + k.address() + " is its own: no copy can run beside it"
 	case policy == policyMove:

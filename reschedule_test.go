@@ -162,6 +162,46 @@ idle        busybox   created   c
 	f.oracle(t)
 }
 
+// A copy of a container whose namespaces another is in would leave that one behind.
+func TestDrainLeavesAContainerWhoseNamespacesAreShared(t *testing.T) {
+	t.Parallel()
+	f, a, b, _ := abc(t)
+	f.only(t, "a", func() {
+		for _, name := range []string{"net", "pid", "ipc", "pid-by-id", "pid-behind", "alone"} {
+			id := f.make(t, name, movableBody)
+			switch name {
+			case "pid-by-id":
+				f.make(t, "of-"+name, `{"Image":"busybox","Cmd":["sleep","inf"],"HostConfig":{"PidMode":"container:`+id[:12]+`"}}`)
+			case "pid-behind":
+				a.addContainerBody("of-"+name, []byte(`{"Image":"busybox","Cmd":["sleep","inf"],"HostConfig":{"PidMode":"container:`+name+`"}}`), true)
+			case "net":
+				f.make(t, "of-"+name, `{"Image":"busybox","Cmd":["sleep","inf"],"HostConfig":{"NetworkMode":"container:`+id+`"}}`)
+			case "pid":
+				f.make(t, "of-"+name, `{"Image":"busybox","Cmd":["sleep","inf"],"HostConfig":{"PidMode":"container:a/pid"}}`)
+			case "ipc":
+				f.make(t, "of-"+name, `{"Image":"busybox","Cmd":["sleep","inf"],"HostConfig":{"IpcMode":"container:ipc"}}`)
+			}
+		}
+	})
+	f.awaitRows(t, "1", "SELECT count(*) FROM containers WHERE name = 'of-pid-behind' AND inspected")
+	f.startMover(t, time.Hour, false)
+	f.available(t, "a", "drain")
+	f.awaitRows(t, `ipc|container of-ipc shares its IPC namespace
+net|container of-net shares its network
+pid|container of-pid shares its PID namespace
+pid-behind|container of-pid-behind shares its PID namespace
+pid-by-id|container of-pid-by-id shares its PID namespace`, "SELECT container, \"stays because\" FROM drain WHERE container NOT LIKE 'of-%' ORDER BY container")
+	f.awaitRows(t, "running", "SELECT c.state FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = 'alone' AND n.name <> 'a'")
+	if status, answer := f.call(t, "DELETE", "/containers/of-pid?force=1", ""); status != http.StatusNoContent {
+		t.Fatalf("rm of-pid = %d %s", status, answer)
+	}
+	f.awaitRows(t, "running", "SELECT c.state FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = 'pid' AND n.name <> 'a'")
+	if names := b.containerNames(); slices.Contains(names, "net") || slices.Contains(names, "ipc") {
+		t.Errorf("moved away from those that share with them: %q", names)
+	}
+	f.oracle(t)
+}
+
 func TestDrainRecreatesWhatHasNothingOnItsHost(t *testing.T) {
 	t.Parallel()
 	f, a, _, _ := abc(t)

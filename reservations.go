@@ -87,6 +87,9 @@ func (t *tx) reservationToContainer(reservation int64, first *containerRow, engi
 			return err
 		}
 	}
+	if err := t.putNamespaces(*row, first.namespaces); err != nil {
+		return err
+	}
 	if _, err := t.exec("INSERT OR IGNORE INTO port_ranges SELECT ?, protocol, host_port, last_port FROM ports WHERE reservation = ? AND last_port > host_port", *row, reservation); err != nil {
 		return err
 	}
@@ -242,6 +245,9 @@ func (s *store) adopt(ctx context.Context, node int64, r openReservation, entry 
 		err = t.reservationToContainer(r.id, row, 0)
 		if errors.Is(err, errNotFound) {
 			return nil // settled by another hand
+		}
+		if err == nil { // a list does not tell whose namespaces it joins
+			_, err = t.exec("UPDATE containers SET inspected = 0 WHERE node_id = ? AND container_id = ?", node, row.id)
 		}
 		return err
 	})

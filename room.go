@@ -85,6 +85,17 @@ func (h *hostConfig) memoryBytes() int64 {
 	return max(h.Memory, 0)
 }
 
+// namespaces are the containers whose PID and IPC namespaces it joins, as named, by kind.
+func (h *hostConfig) namespaces() map[string]string {
+	joined := map[string]string{}
+	for kind, mode := range map[string]string{"PID": h.PidMode, "IPC": h.IpcMode} {
+		if owner, ok := strings.CutPrefix(mode, "container:"); ok && owner != "" {
+			joined[kind] = owner
+		}
+	}
+	return joined
+}
+
 // hostPort is a port, or a range to pick one from, on a node's address.
 type hostPort struct {
 	ip          string // "" = every address; hostMode

@@ -290,6 +290,15 @@ CREATE TABLE port_ranges (
   PRIMARY KEY (container, protocol, first_port, last_port)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE namespaces (
+  /* Which containers are in the PID or IPC namespace of another (docker run --pid container:x), as
+     their create said; in whose network they are is in containers.summary. */
+  container INTEGER NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+  kind      TEXT    NOT NULL CHECK (kind IN ('PID', 'IPC')),
+  owner     TEXT    NOT NULL,                  -- name or ID of the other
+  PRIMARY KEY (container, kind)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE node_resources (
   /* Countable things that nodes have, GPUs above all: by their labels resource.NAME, else
      by what their engines report (GenericResources, CDI devices). */

@@ -14,7 +14,7 @@ import (
 )
 
 // mirrors are the tables that engines fill again when they list what they have.
-var mirrors = []string{"node_info", "containers", "container_labels", "ports", "port_ranges", "mounts", "container_networks", "images", "image_names",
+var mirrors = []string{"node_info", "containers", "container_labels", "ports", "port_ranges", "namespaces", "mounts", "container_networks", "images", "image_names",
 	"networks", "network_labels", "volumes", "volume_labels", "node_resources", "resources"}
 
 // tallies are the tables that triggers keep.

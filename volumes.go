@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -268,6 +269,9 @@ func cutNodes(query queryFunc, load *workload, data []byte) ([]byte, error) {
 	}
 	if len(cut) == 0 {
 		return data, nil
+	}
+	for kind, ref := range load.namespaces {
+		load.namespaces[kind] = cmp.Or(cut[ref], ref)
 	}
 	o, err := parseObject(data)
 	if err != nil {

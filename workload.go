@@ -26,9 +26,10 @@ type workload struct {
 	constraints      []expr
 	affinities       []expr
 	whitelists       []expr
-	networks         []string // names or IDs, as given
-	volumes          []string // names
-	containers       []string // that it must be beside: --link, --volumes-from, --network container:…
+	networks         []string          // names or IDs, as given
+	volumes          []string          // names
+	containers       []string          // that it must be beside: --link, --volumes-from, --network container:…
+	namespaces       map[string]string // those of containers whose PID or IPC namespace it joins, by kind
 	runtime          string
 	platform         string // linux/arm64, or only linux, as the request demands
 	demands          []demand
