@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -247,10 +248,12 @@ func (f *strategyFile) scores(ctx context.Context, conn *sql.Conn, w *workload) 
 		if !ok {
 			id = ids[cell(values[node])]
 		}
-		switch values[score].(type) {
+		switch s := values[score].(type) {
 		case nil:
 			return nil
-		case int64, float64:
+		case int64:
+		case float64: // JSON has no infinity
+			values[score] = min(max(s, -math.MaxFloat64), math.MaxFloat64)
 		default:
 			return fmt.Errorf("score %q of node %s: expected a number", cell(values[score]), cell(values[node]))
 		}

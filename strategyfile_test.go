@@ -172,6 +172,7 @@ func TestStrategyFileRanks(t *testing.T) {
 		{"equal scores go to the node with fewest containers", "UPDATE nodes SET containers = 1 WHERE id < 3", "SELECT name AS node, 7 AS score FROM node_load", "{}", "node-3 mine.sql 7 3"},
 		{"the first that passes the built-in clauses", "UPDATE nodes SET availability = 'pause' WHERE id = 3", "SELECT name AS node, -id AS score FROM node_load", "{}", "node-2 mine.sql -2 2"},
 		{"soft expressions come first", "", "SELECT name AS node, -id AS score FROM node_load", `{"Env":["constraint:node==~node-1"]}`, "node-1 mine.sql -1 3"},
+		{"an infinite score is the last, or the first", "", "SELECT name AS node, CASE id WHEN 1 THEN 9e999 WHEN 2 THEN 1 ELSE exp(1000) END AS score FROM node_load", "{}", "node-2 mine.sql 1 3"},
 		{"a node without a score is out", "", "SELECT name AS node, CASE id WHEN 1 THEN NULL ELSE id END AS score FROM node_load", "{}", "node-2 mine.sql 2 2"},
 		{"what is asked for can be used", "", "SELECT name AS node, CASE WHEN :memory_bytes > 1000 AND :image = 'nginx' AND :labels ->> 'k' = 'v' THEN -id ELSE id END AS score FROM node_load",
 			`{"Image":"nginx","Labels":{"k":"v"},"HostConfig":{"Memory":2000}}`, "node-3 mine.sql -3 3"},
