@@ -1,7 +1,5 @@
 package main
 
-import ()
-
 // dependencyClauses keep a container with what is on one node only: local
 // networks and volumes, and containers it links to or shares a namespace with.
 // What nobody has ties nothing; the engine says what it thinks of it.
