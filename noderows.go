@@ -77,9 +77,14 @@ func (t *tx) dropMirror(id int64) error {
 // an earlier run.
 func (s *store) begin(ctx context.Context, m managerRow) error {
 	return s.write(ctx, func(t *tx) error {
-		// What containers reserve is another thing now: their engines are asked again.
-		if _, err := t.exec("UPDATE containers SET inspected = 0 WHERE (SELECT cpu_shares = 'cores' FROM manager) <> ?", m.cores); err != nil {
+		var cores bool // as the last manager read CpuShares
+		if err := t.get("SELECT cpu_shares = 'cores' FROM manager", nil, &cores); err != nil {
 			return err
+		}
+		if cores != m.cores { // what containers reserve is another thing now: their engines are asked again
+			if _, err := t.exec("UPDATE containers SET inspected = 0"); err != nil {
+				return err
+			}
 		}
 		_, err := t.exec(`UPDATE manager SET version = ?, strategy = ?, filters = ?, overcommit = ?, count_stopped = ?, group_by = ?,
 			strategy_sql = ?, relay_ports = ?, drain = coalesce(nullif(?, ''), 'policy'), cpu_shares = iif(?, 'cores', 'weights'), wait_ms = ?, started_at = strftime('%s','now')`, m.version, m.strategy, m.filters, m.overcommit, m.countStopped,
