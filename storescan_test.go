@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"modernc.org/libc"
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
@@ -191,5 +193,41 @@ func TestShownIDsReplacesNetworkIDsOnly(t *testing.T) {
 				t.Errorf("shownIDs(%s) = %s, want %s", in, got, want)
 			}
 		}
+	}
+}
+
+// The cache of a list stays for the scans that come soon after, and no longer.
+func TestScanGivesItsCacheBack(t *testing.T) {
+	t.Parallel()
+	st := testStore(t)
+	st.sql(t, standardCluster)
+	c, err := openScan(st.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scans := &scanConns{} // not the store's, which are looked after each second
+	defer scans.close()
+	if rc := c.exec("SELECT name FROM nodes"); rc != sqlite3.SQLITE_OK {
+		t.Fatal(c.error(rc))
+	}
+	cached := func() int {
+		sqlite3.Xsqlite3_db_status(c.tls, c.db, sqlite3.SQLITE_DBSTATUS_CACHE_USED, c.out, c.out+4, 0)
+		return int(binary.NativeEndian.Uint32(libc.GoBytes(c.out, 4)))
+	}
+	full := cached()
+	c.used = true
+	scans.put(c)
+	scans.giveBack()
+	if got := cached(); got != full {
+		t.Errorf("a cache that was just used has %d bytes, want the %d from before", got, full)
+	}
+	scans.giveBack()
+	if got := cached(); got >= full {
+		t.Errorf("a cache that nobody uses has %d bytes, want less than the %d from before", got, full)
+	}
+	if again := scans.take(); again != c {
+		t.Error("the connection itself is not kept")
+	} else {
+		scans.put(c)
 	}
 }

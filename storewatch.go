@@ -93,6 +93,7 @@ func (s *store) watch(ctx context.Context, files [2]fs.FileInfo) {
 		if db.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version) == nil {
 			s.others.Store(version)
 		}
+		s.scans.giveBack()
 		size := s.fold(ctx, db)
 		if (size > hugeLog) != huge {
 			huge = size > hugeLog
