@@ -23,7 +23,7 @@ const (
 	everything   = -1   // the amount of a demand for all that a node has
 	maxResources = 64   // kinds of things that one create asks for, or one node has
 	maxAmount    = 1e6  // of one thing
-	maxDevices   = 1024 // of a node, by their IDs
+	maxDevices   = 1024 // of a node, or of one device request, by their IDs
 	maxQuoted    = 256  // bytes of a label in an error
 )
 
@@ -46,35 +46,38 @@ type deviceRequest struct {
 	Capabilities [][]string
 }
 
-// demand reads what is asked for: the class of CDI devices (vendor.com/gpu=0), else gpu
-// if that is among the capabilities, else the first of them. nil: nothing countable.
-func (r *deviceRequest) demand() *demand {
-	d := &demand{Amount: r.Count}
+// demands reads what is asked for: what CDI devices (vendor.com/gpu=0) are of each class,
+// of all else gpu if that is among the capabilities, else the first of them.
+func (r *deviceRequest) demands() []demand {
+	list := []demand{{Amount: r.Count}}
 	for _, all := range r.Capabilities {
 		if slices.Contains(all, "gpu") {
-			d.Name = "gpu"
-		} else if d.Name == "" && len(all) > 0 {
-			d.Name = resourceName(all[0])
+			list[0].Name = "gpu"
+		} else if list[0].Name == "" && len(all) > 0 {
+			list[0].Name = resourceName(all[0])
 		}
 	}
 	for _, id := range r.DeviceIDs {
+		at := 0
 		if class, device, ok := cutCDI(id); ok {
-			d.Name, id = class, device
+			id = device
+			if at = slices.IndexFunc(list, func(d demand) bool { return d.Name == class }); at < 0 {
+				at, list = len(list), append(list, demand{Name: class})
+			}
 		}
-		if !slices.Contains(d.IDs, id) {
+		if d := &list[at]; !slices.Contains(d.IDs, id) {
 			d.IDs = append(d.IDs, id)
 		}
 	}
-	switch {
-	case slices.Contains(d.IDs, "all"), r.Count < 0:
-		d.Amount, d.IDs = everything, nil
-	case len(d.IDs) > 0:
-		d.Amount = int64(len(d.IDs))
+	for i := range list {
+		switch d := &list[i]; {
+		case slices.Contains(d.IDs, "all"), r.Count < 0:
+			d.Amount, d.IDs = everything, nil
+		case len(d.IDs) > 0:
+			d.Amount = int64(len(d.IDs))
+		}
 	}
-	if d.Name == "" || d.Amount == 0 || d.Amount > maxAmount {
-		return nil
-	}
-	return d
+	return slices.DeleteFunc(list, func(d demand) bool { return d.Name == "" || d.Amount == 0 || d.Amount > maxAmount })
 }
 
 // cutCDI splits a CDI device: nvidia.com/gpu=0 is device 0 of class gpu.
@@ -114,17 +117,21 @@ func (h *hostConfig) demands(labels map[string]string) ([]demand, error) {
 	named := func(name string) func(demand) bool { return func(d demand) bool { return d.Name == name } }
 	labelled := len(list)
 	for i := range h.DeviceRequests {
-		d := h.DeviceRequests[i].demand()
-		if d == nil || slices.ContainsFunc(list[:labelled], named(d.Name)) || len(list) >= maxResources {
-			continue
+		if n := len(h.DeviceRequests[i].DeviceIDs); n > maxDevices {
+			return nil, fmt.Errorf("device request for %d devices, at most %d are allowed", n, maxDevices)
 		}
-		d.Device = i + 1
-		all := slices.ContainsFunc(list, func(o demand) bool { return o.Name == d.Name && o.Amount == everything })
-		if d.Amount == everything {
-			list = slices.DeleteFunc(list, named(d.Name))
-		}
-		if !all || d.Amount == everything {
-			list = append(list, *d)
+		for _, d := range h.DeviceRequests[i].demands() {
+			if slices.ContainsFunc(list[:labelled], named(d.Name)) || len(list) >= maxResources {
+				continue
+			}
+			d.Device = i + 1
+			all := slices.ContainsFunc(list, func(o demand) bool { return o.Name == d.Name && o.Amount == everything })
+			if d.Amount == everything {
+				list = slices.DeleteFunc(list, named(d.Name))
+			}
+			if !all || d.Amount == everything {
+				list = append(list, d)
+			}
 		}
 	}
 	// Those by ID come first, so that they are not picked for another.

@@ -23,6 +23,7 @@ func TestDemandsOfACreate(t *testing.T) {
 		{"another capability", `[{"Count": 1, "Capabilities": [["tpu"]]}]`, "", "tpu=1#1"},
 		{"CDI", `[{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=1"]}]`, "", "gpu=1[1]#1"},
 		{"all by CDI", `[{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]}]`, "", "gpu=-1#1"},
+		{"CDI devices of several classes in one request, as docker sends them", `[{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=1", "amd.com/fpga=all", "nvidia.com/gpu=0"]}]`, "", "gpu=2[1 0]#1 fpga=-1#1"},
 		{"none", `[{"Count": 0, "Capabilities": [["gpu"]]}, {"Count": 1}]`, "", ""},
 		{"two requests add up, those by ID first", `[{"Count": 1, "Capabilities": [["gpu"]]}, {"DeviceIDs": ["7"], "Capabilities": [["gpu"]]}]`, "", "gpu=1[7]#2 gpu=1#1"},
 		{"all holds the others", `[{"Count": 1, "Capabilities": [["gpu"]]}, {"Count": -1, "Capabilities": [["gpu"]]}, {"Count": 2, "Capabilities": [["gpu"]]}]`, "", "gpu=-1#2"},
@@ -63,6 +64,18 @@ func TestDemandsThatDoNotParseAreRefused(t *testing.T) {
 		if want = fmt.Sprintf("label %s %q%s", resourcesLabel, text, want); err == nil || err.Error() != want || statusOf(err) != http.StatusBadRequest {
 			t.Errorf("create with %s = %v, want 400 %s", text, err, want)
 		}
+	}
+}
+
+func TestADeviceRequestIsBounded(t *testing.T) {
+	t.Parallel()
+	ids := []string{}
+	for i := range maxDevices + 1 {
+		ids = append(ids, fmt.Sprint("nvidia.com/gpu=", i))
+	}
+	body := `{"Image": "busybox", "HostConfig": {"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ` + jsonText(ids) + `}]}}`
+	if _, _, err := readCreate([]byte(body), &call{}); err == nil || statusOf(err) != http.StatusBadRequest || err.Error() != "device request for 1025 devices, at most 1024 are allowed" {
+		t.Errorf("create with 1025 devices = %v", err)
 	}
 }
 
