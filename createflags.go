@@ -8,6 +8,7 @@ import (
 	"math/big"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,10 +29,11 @@ type createFlags struct {
 
 // createRequest is the body of a create, in the API's spelling.
 type createRequest struct {
-	Image      string
-	Env        []string          `json:",omitempty"`
-	Labels     map[string]string `json:",omitempty"`
-	HostConfig struct {
+	Image        string
+	Env          []string            `json:",omitempty"`
+	Labels       map[string]string   `json:",omitempty"`
+	ExposedPorts map[string]struct{} `json:",omitempty"`
+	HostConfig   struct {
 		NanoCpus          int64                    `json:",omitempty"`
 		CpuShares         int64                    `json:",omitempty"`
 		CpuQuota          int64                    `json:",omitempty"`
@@ -70,7 +72,7 @@ var switches = strings.Fields(`detach disable-content-trust init interactive no-
 var unread = strings.Fields(`add-host annotation attach blkio-weight blkio-weight-device cap-add cap-drop cgroup-parent cgroupns
 	cidfile cpu-count cpu-percent cpu-rt-period cpu-rt-runtime cpuset-cpus cpuset-mems detach-keys device-cgroup-rule
 	device-read-bps device-read-iops device-write-bps device-write-iops dns dns-opt dns-option dns-search domainname entrypoint
-	expose group-add health-cmd health-interval health-retries health-start-interval health-start-period health-timeout hostname
+	group-add health-cmd health-interval health-retries health-start-interval health-start-period health-timeout hostname
 	io-maxbandwidth io-maxiops ip ip6 isolation kernel-memory link-local-ip log-driver log-opt mac-address memory-swap
 	memory-swappiness net-alias network-alias oom-score-adj pids-limit pull restart security-opt shm-size stop-signal
 	stop-timeout storage-opt sysctl tmpfs ulimit user userns uts volume-driver workdir`)
@@ -90,6 +92,7 @@ var readFlags = map[string]func(c *createFlags, value string) error{
 	"cpu-quota":          func(c *createFlags, v string) error { return numberFlag(&c.body.HostConfig.CpuQuota, v) },
 	"cpu-period":         func(c *createFlags, v string) error { return numberFlag(&c.body.HostConfig.CpuPeriod, v) },
 	"publish":            (*createFlags).publish,
+	"expose":             (*createFlags).expose,
 	"network":            (*createFlags).network,
 	"net":                (*createFlags).network,
 	"volume":             (*createFlags).volume,
@@ -280,9 +283,12 @@ func (c *createFlags) publish(v string) error {
 			v += "/" + fields["protocol"]
 		}
 	}
-	_, bindings, err := nat.ParsePortSpecs([]string{v})
+	exposed, bindings, err := nat.ParsePortSpecs([]string{v})
 	if err != nil {
 		return err
+	}
+	for port := range exposed {
+		c.exposePort(string(port))
 	}
 	if c.body.HostConfig.PortBindings == nil {
 		c.body.HostConfig.PortBindings = map[string][]portBinding{}
@@ -293,6 +299,26 @@ func (c *createFlags) publish(v string) error {
 		}
 	}
 	return nil
+}
+
+// expose reads 80, 80-90 and 53/udp.
+func (c *createFlags) expose(v string) error {
+	protocol, ports := nat.SplitProtoPort(v)
+	first, last, err := nat.ParsePortRange(ports)
+	if err != nil {
+		return err
+	}
+	for port := first; port <= last; port++ {
+		c.exposePort(fmt.Sprintf("%d/%s", port, protocol))
+	}
+	return nil
+}
+
+func (c *createFlags) exposePort(port string) {
+	if c.body.ExposedPorts == nil {
+		c.body.ExposedPorts = map[string]struct{}{}
+	}
+	c.body.ExposedPorts[port] = struct{}{}
 }
 
 // network reads NAME, and name=NAME,alias=…; the first is the mode, more are joined as well.
@@ -321,6 +347,13 @@ func (c *createFlags) network(v string) error {
 
 func (c *createFlags) volume(v string) error {
 	if strings.Contains(v, ":") { // else it is a new one without a name
+		if strings.HasPrefix(v, ".") { // a path of the host where the command runs, not a volume's name
+			at, err := filepath.Abs(".")
+			if err != nil {
+				return err
+			}
+			v = at + "/" + v
+		}
 		c.body.HostConfig.Binds = append(c.body.HostConfig.Binds, v)
 	}
 	return nil
@@ -389,11 +422,20 @@ func (c *createFlags) gpus(v string) error {
 	return nil
 }
 
-// device reads a CDI device, vendor.com/class=name; others are files of the host.
+// device reads a CDI device, vendor.com/class=name; others are files of the host. All of
+// them are one request.
 func (c *createFlags) device(v string) error {
-	if _, _, ok := cutCDI(v); ok {
-		c.body.HostConfig.DeviceRequests = append(c.body.HostConfig.DeviceRequests, map[string]any{"Driver": "cdi", "DeviceIDs": []string{v}})
+	if _, _, ok := cutCDI(v); !ok {
+		return nil
 	}
+	requests := &c.body.HostConfig.DeviceRequests
+	for _, r := range *requests {
+		if ids, ok := r["DeviceIDs"].([]string); ok && r["Driver"] == "cdi" {
+			r["DeviceIDs"] = append(ids, v)
+			return nil
+		}
+	}
+	*requests = append(*requests, map[string]any{"Driver": "cdi", "DeviceIDs": []string{v}})
 	return nil
 }
 

@@ -25,7 +25,7 @@ manager runs or not. Nothing is reserved. Exits with 1 if no node fits.
   swarmlite explain -m 2g -p 80:80 -e constraint:storage==ssd nginx
 
 All flags of docker create and docker run are known; those that placement looks at are
-  --cpus --cpu-quota --cpu-period -m --memory-reservation -p -e --env-file
+  --cpus --cpu-quota --cpu-period -m --memory-reservation -p --expose -e --env-file
   -l --label-file --name --network -v --mount --volumes-from --link --ipc --pid
   --runtime --platform --gpus --device, and -c if the manager has -cpu-shares=cores
 
