@@ -260,6 +260,13 @@ func (t *tx) affinity(e expr) (clause, error) {
 	switch e.key {
 	case "container":
 		values, n, err := t.matching(e, "SELECT name, 1 FROM containers UNION SELECT container_id, 1 FROM containers UNION SELECT name, 1 FROM reservations WHERE kind = 'container'")
+		if err == nil && e.exact() && isShortID(e.value) {
+			ids, err := t.strings("SELECT container_id FROM containers WHERE container_id >= ?1 AND container_id < ?1 || 'g'", e.value)
+			if err != nil {
+				return clause{}, err
+			}
+			values, n = jsonText(append(ids, e.value)), n+len(ids)
+		}
 		c := clause{sql: `EXISTS (SELECT 1 FROM containers c WHERE c.node_id = n.id AND c.name IN (SELECT value FROM json_each(?1)))
 			OR EXISTS (SELECT 1 FROM containers c WHERE c.node_id = n.id AND c.container_id IN (SELECT value FROM json_each(?1)))
 			OR EXISTS (SELECT 1 FROM reservations r WHERE r.node_id = n.id AND r.kind = 'container' AND r.name IN (SELECT value FROM json_each(?1)))`,
@@ -286,17 +293,24 @@ func (t *tx) affinity(e expr) (clause, error) {
 		args: []any{e.key, values, e.key, values}}, err
 }
 
+// isShortID tells an ID as lists show it, twelve digits or more, from a name.
+func isShortID(s string) bool { return len(s) >= 12 && len(s) < 64 && isHex(s) }
+
 // imageAffinity is the condition that a node has an image: redis is any of its
-// tags, redis:7 that one; IDs are given with or without sha256:.
+// tags, redis:7 that one; IDs are given with or without sha256:, and may be short.
 func imageAffinity(ref string) clause {
-	name, from, to := imageName(ref), "", ""
+	name, from, to, low, high := imageName(ref), "", "", "", ""
+	if isShortID(strings.TrimPrefix(ref, "sha256:")) {
+		low, high = idRange(ref)
+	}
 	if repo, ok := strings.CutSuffix(name, ":latest"); ok && !strings.HasSuffix(ref, ":latest") {
 		from, to = repo+":", repo+";" // ; is the character after :
 	}
 	return clause{sql: `EXISTS (SELECT 1 FROM image_names i WHERE i.node_id = n.id AND i.name = ?)
 		OR EXISTS (SELECT 1 FROM image_names i WHERE i.node_id = n.id AND i.name > ? AND i.name < ?)
-		OR EXISTS (SELECT 1 FROM images i WHERE i.node_id = n.id AND i.image_id IN (?, ?))`,
-		args: []any{name, from, to, ref, "sha256:" + ref}}
+		OR EXISTS (SELECT 1 FROM images i WHERE i.node_id = n.id AND i.image_id IN (?, ?))
+		OR EXISTS (SELECT 1 FROM images i WHERE i.node_id = n.id AND i.image_id > ? AND i.image_id < ?)`,
+		args: []any{name, from, to, ref, "sha256:" + ref, low, high}}
 }
 
 // matchingImages is the names and IDs of images that a pattern matches, as a JSON
