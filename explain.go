@@ -154,15 +154,18 @@ type explainedNode struct {
 }
 
 // explain decides as place does, by the same clauses in the same order, and
-// reserves nothing.
+// reserves nothing. A strategy file that fails is passed over for spread here, too.
 func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 	x := &explanation{Image: w.image, Strategy: sc.strategy}
 	w.countShares(sc.cores)
-	var scores string
+	var scores, failed string
 	if sc.file != nil {
 		var err error
 		if scores, err = sc.file.rank(t.ctx, t.conn, w); err != nil {
-			return nil, fmt.Errorf("strategy %s: %s", sc.file.name, sqliteWords(err))
+			if t.ctx.Err() != nil {
+				return nil, t.ctx.Err()
+			}
+			x.Strategy, failed = "spread", fmt.Sprintf("; by spread, as strategy %s fails: %s", sc.file.name, sqliteWords(err))
 		}
 	}
 	var taken *errNameTaken
@@ -208,13 +211,14 @@ func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 		}
 	default:
 		x.Node = x.Nodes[0].Node
-		x.Message = fmt.Sprintf("%s would choose %s: %d of %d fit", sc.strategy, x.Node, fitting, len(all))
+		x.Message = fmt.Sprintf("%s would choose %s: %d of %d fit", x.Strategy, x.Node, fitting, len(all))
 		if fitting == 1 {
-			x.Message = fmt.Sprintf("%s would choose %s, the only one of %d that fits", sc.strategy, x.Node, len(all))
+			x.Message = fmt.Sprintf("%s would choose %s, the only one of %d that fits", x.Strategy, x.Node, len(all))
 		}
 		if sc.strategy == "random" {
 			x.Message = fmt.Sprintf("random would choose any of the %d of %d that fit", fitting, len(all))
 		}
+		x.Message += failed
 	}
 	return x, nil
 }
