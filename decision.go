@@ -196,8 +196,13 @@ func (q *query) tied(all []judged) string {
 			by := q.clauses[j.by-1]
 			at = append(at, j.name+", which "+by.one)
 			kind, _, _ := strings.Cut(c.tie, " ")
-			if by.filter == "constraint" && (kind == "network" || kind == "volume") {
+			made := kind == "network" || kind == "volume"
+			other, _, _ := strings.Cut(by.tie, " ")
+			switch {
+			case made && by.filter == "constraint":
 				cure = fmt.Sprintf(": put the constraint on the %s (label %s)", kind, expressionLabel("constraint"))
+			case made && (other == "network" || other == "volume"):
+				cure = fmt.Sprintf(": make both on one node (label %s on each)", expressionLabel("constraint"))
 			}
 		}
 		if at != nil {
