@@ -50,7 +50,7 @@ var routes = []route{
 	{"POST", "/containers/{id}/start", passChange(change)},
 	{"POST", "/containers/{id}/stop", passChange(slow)},
 	{"POST", "/containers/{id}/restart", passChange(slow)},
-	{"POST", "/containers/{id}/kill", passChange(change)},
+	{"POST", "/containers/{id}/kill", containerKill},
 	{"POST", "/containers/{id}/update", containerUpdate},
 	{"POST", "/containers/{id}/rename", containerRename},
 	{"POST", "/containers/{id}/pause", passChange(change)},
@@ -93,6 +93,7 @@ var routes = []route{
 
 	// networks
 	{"GET", "/networks", networkList},
+	{"GET", "/networks/", networkList},
 	{"POST", "/networks/create", networkCreate},
 	{"POST", "/networks/prune", networkPrune},
 	{"GET", "/networks/{id}", networkInspect},
@@ -354,7 +355,7 @@ func (a *api) serve(operation string, handle handler, name *string) httprouter.H
 		}
 		var err error
 		if c.query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
-			err = errorf(http.StatusBadRequest, "query: %v", err)
+			err = errorf(http.StatusBadRequest, "%v", err)
 		} else {
 			err = handle(a.cluster, w, r, c)
 		}
@@ -418,7 +419,7 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	h := w.Header()
 	h.Del("Content-Length")
 	h.Set("Content-Type", "application/json")
-	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+	if status == http.StatusServiceUnavailable && !errors.Is(err, errNoSwarm) || status == http.StatusTooManyRequests {
 		h.Set("Retry-After", "5")
 	}
 	w.WriteHeader(status)

@@ -29,6 +29,15 @@ func passChange(p patience) handler {
 	}
 }
 
+// containerKill is passChange that says what it was asked to do, as an engine does.
+func containerKill(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	err := passChange(change)(c, w, r, call)
+	if statusOf(err) == http.StatusNotFound {
+		return errorf(http.StatusNotFound, "cannot kill container: %s: %v", call.name, err)
+	}
+	return err
+}
+
 // containerRemove drops the row before the client hears that the container has
 // gone: its name and its room are free at once.
 func containerRemove(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {

@@ -170,6 +170,7 @@ var variable = []struct {
 	{regexp.MustCompile(`(0\.0\.0\.0|10\.213\.\d+\.1\d):(\d+)`), "<node>:$2"},
 	{regexp.MustCompile(`(?m)^(\d+/tcp ->)?\n`), ""},
 	{regexp.MustCompile(`Invalid filter`), "invalid filter"}, // engines before 23 write it large
+	{regexp.MustCompile(`Cannot kill`), "cannot kill"},       // the same
 	{regexp.MustCompile(`  +`), "  "},
 }
 

@@ -254,7 +254,7 @@ func taskList(c *cluster, w http.ResponseWriter, r *http.Request, call *call) er
 	return writeJSON(w, list)
 }
 
-// noSwarm is an engine's own sentence for Swarm-mode calls outside a swarm.
-func noSwarm(*cluster, http.ResponseWriter, *http.Request, *call) error {
-	return errorf(http.StatusServiceUnavailable, "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")
-}
+// errNoSwarm is an engine's own sentence for Swarm-mode calls outside a swarm.
+var errNoSwarm = errorf(http.StatusServiceUnavailable, "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")
+
+func noSwarm(*cluster, http.ResponseWriter, *http.Request, *call) error { return errNoSwarm }

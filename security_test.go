@@ -180,6 +180,21 @@ func TestAnUnknownPathIsAnsweredInDockersWords(t *testing.T) {
 	}
 }
 
+func TestWhatNeverWorksIsNotToBeTriedAgain(t *testing.T) {
+	t.Parallel()
+	f := newFront(t, newFakeEngine(t))
+	for path, want := range map[string]string{"/services/create": "", "/containers/create": "5"} {
+		resp, err := http.Post("http://"+f.addr+path, "application/json", strings.NewReader(`{"Image":"busybox","Env":["constraint:storage==tape"]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("Retry-After"); resp.StatusCode != 503 || got != want {
+			t.Errorf("POST %s = %d, Retry-After %q, want 503, %q", path, resp.StatusCode, got, want)
+		}
+	}
+}
+
 // S12
 func TestWebPagesAreRefused(t *testing.T) {
 	t.Parallel()
