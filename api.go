@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	pathpkg "path"
 	"runtime/debug"
 	"sort"
 	"strings"
@@ -267,6 +268,10 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
+	if strings.Contains(path, "//") { // a read: admit refuses the others
+		sendToCleanPath(w, r)
+		return
+	}
 	if err := checkVersion(version, fleet.lowest, fleet.newest); err != nil {
 		a.fail(w, r, err)
 		return
@@ -305,7 +310,7 @@ func (a *api) admit(r *http.Request, path string) error {
 	if r.URL.IsAbs() || !strings.HasPrefix(path, "/") {
 		return errorf(http.StatusBadRequest, "expected a path, got %q", r.RequestURI)
 	}
-	if strings.Contains(path, "//") {
+	if strings.Contains(path, "//") && r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return errorf(http.StatusNotFound, "page not found")
 	}
 	for _, segment := range strings.Split(path, "/") {
@@ -323,6 +328,17 @@ func (a *api) admit(r *http.Request, path string) error {
 		return errorf(http.StatusForbidden, "host %q is not one of this machine's: name it with -allow-host", r.Host)
 	}
 	return nil
+}
+
+// sendToCleanPath answers a read of /containers//web/json as an engine does: docker-py makes
+// such paths of the name that inspect tells, which is /web.
+func sendToCleanPath(w http.ResponseWriter, r *http.Request) {
+	to := url.URL{Path: pathpkg.Clean(r.URL.Path), RawQuery: r.URL.RawQuery}
+	if strings.HasSuffix(r.URL.Path, "/") {
+		to.Path += "/"
+	}
+	w.Header().Set("Location", to.String())
+	w.WriteHeader(http.StatusMovedPermanently)
 }
 
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }

@@ -74,7 +74,7 @@ func TestOddPathsAndQueriesReachNoEngine(t *testing.T) {
 		{"DELETE //containers/web", 404},
 		{"DELETE /containers//web", 404},
 		{"DELETE /containers/web//", 404},
-		{"GET /images//json", 404},
+		{"GET /images//json", 301}, // to itself, clean; see below
 		{"DELETE /containers/%2fweb", 404},
 		{"DELETE /containers/web%00", 400},
 		{"DELETE /containers/%00", 400},
@@ -167,6 +167,44 @@ func TestOddPathsAndQueriesReachNoEngine(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// docker-py asks for /containers//web/json when it is given the name that inspect tells, /web.
+// An engine sends such a read to the clean path. A write goes nowhere (S6).
+func TestReadsWithADoubledSlashAreSentToTheCleanPath(t *testing.T) {
+	t.Parallel()
+	f := newFront(t, newFakeEngine(t))
+	f.make(t, "web", sleepBody)
+	client := &http.Client{Timeout: 2 * time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	for _, c := range []struct {
+		method, path, host string
+		status             int
+		location           string
+	}{
+		{"GET", "/v1.41/containers//web/json?size=1&x=a%20b", "docker", 301, "/v1.41/containers/web/json?size=1&x=a%20b"},
+		{"HEAD", "/containers//web/archive?path=/etc", "docker", 301, "/containers/web/archive?path=/etc"},
+		{"GET", "/containers/%2Fweb/json", "docker", 301, "/containers/web/json"},
+		{"GET", "//docker.example/info", "docker", 301, "/docker.example/info"},
+		{"GET", "/v1.41//info//", "docker", 301, "/v1.41/info/"},
+		{"GET", "/containers//web/json", "docker.example", 403, ""},
+		{"GET", "/containers//../json", "docker", 400, ""},
+		{"POST", "/containers//web/stop", "docker", 404, ""},
+		{"DELETE", "/containers//web", "docker", 404, ""},
+	} {
+		req, err := http.NewRequest(c.method, "http://"+f.addr+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = c.host
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("Location"); resp.StatusCode != c.status || got != c.location {
+			t.Errorf("%s %s of %s = %d, Location %q, want %d, %q", c.method, c.path, c.host, resp.StatusCode, got, c.status, c.location)
+		}
+	}
 }
 
 func TestAnUnknownPathIsAnsweredInDockersWords(t *testing.T) {
