@@ -143,8 +143,8 @@ func TestFilesKeepTheirSize(t *testing.T) {
 	}
 }
 
-// TestReadmeNamesEveryFlag: a flag that is not in README is not there for its users.
-func TestReadmeNamesEveryFlag(t *testing.T) {
+// TestReadmeNamesEveryFlagAndCommand: one that is not in README is not there for its users.
+func TestReadmeNamesEveryFlagAndCommand(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
@@ -161,6 +161,14 @@ func TestReadmeNamesEveryFlag(t *testing.T) {
 	for _, f := range flags {
 		if !regexp.MustCompile("`-" + f[1] + "[ `]").Match(readme) {
 			t.Errorf("README.md does not name the flag -%s", f[1])
+		}
+	}
+	for name := range commands {
+		if !regexp.MustCompile("(?m)(^\\$ ([A-Z]\\S* )*|`)swarmlite " + name + "[ `]").Match(readme) {
+			t.Errorf("README.md does not show swarmlite %s", name)
+		}
+		if !strings.Contains(help.String(), "\n  swarmlite "+name) {
+			t.Errorf("swarmlite -h does not name swarmlite %s", name)
 		}
 	}
 }

@@ -71,9 +71,10 @@ Usage:
   swarmlite join                    run on a host: register it and keep it registered
   swarmlite version                 print the version
 
-ADDRESS is tcp://host:port, host:port, unix:///path, or ssh://user@host:port/socket;
-host[1:9]:2375 is a range. Options may follow it: name=NAME, label=KEY:VALUE,
-tls=DIR (ca.pem, cert.pem, key.pem) or tls=off, skip-verify.
+ADDRESS is tcp://host:port, host:port, unix:///path, ssh://user@host:port/socket, or
+dns://name:port (every host of that name; dns://name by SRV records); host[1:9]:2375 is
+a range. Options may follow it: name=NAME, label=KEY:VALUE, tls=DIR (ca.pem, cert.pem,
+key.pem) or tls=off, skip-verify.
 With no address and no -nodes file it is the local engine: DOCKER_HOST, else
 unix:///var/run/docker.sock.
 

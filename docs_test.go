@@ -50,6 +50,32 @@ func TestAPIDocsNameEveryRoute(t *testing.T) {
 	}
 }
 
+// TestReadmeUnitIsOneThatSystemdTakes holds the unit in README against systemd's own check.
+func TestReadmeUnitIsOneThatSystemdTakes(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit := regexp.MustCompile("(?s)```ini\n(\\[Unit\\].*?)```").FindSubmatch(readme)
+	if unit == nil {
+		t.Fatal("README.md shows no unit")
+	}
+	verify, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+	self, err := os.Executable() // the program has to be there
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "swarmlite.service")
+	writeFile(t, path, strings.ReplaceAll(string(unit[1]), "/usr/local/bin/swarmlite", self))
+	if out, err := exec.CommandContext(t.Context(), verify, "verify", path).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+}
+
 // TestRouteTableHasEveryOperation holds the route table against Docker's own description
 // of its API, every version of it that the module of Docker's client has.
 func TestRouteTableHasEveryOperation(t *testing.T) {
