@@ -47,11 +47,11 @@ func readNodeFile(path string, secure bool) ([]nodeLine, error) {
 }
 
 // parseNodeFile reads one address or range a line, with its options. # starts a comment, alone on
-// its line or behind a blank. Of equal addresses the first counts. A file
-// without an address is refused: it is far more often a slip than a wish.
+// its line or behind a blank. A file without an address is refused: it is far more often
+// a slip than a wish.
 func parseNodeFile(name string, text []byte, secure bool) ([]nodeLine, error) {
-	var lines []nodeLine
-	seen, total := map[string]bool{}, 0
+	var list distinctLines
+	total := 0
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
 	for n, line := range strings.Split(string(text), "\n") {
 		line = strings.TrimSpace(commentPattern.ReplaceAllString(line, ""))
@@ -67,16 +67,15 @@ func parseNodeFile(name string, text []byte, secure bool) ([]nodeLine, error) {
 			return nil, fmt.Errorf("%s:%d: more than %d addresses", name, n+1, maxAddresses)
 		}
 		for _, l := range nodes {
-			if !seen[l.address] {
-				seen[l.address] = true
-				lines = append(lines, l)
+			if err := list.add(l, fmt.Sprintf(" in line %d", n+1)); err != nil {
+				return nil, fmt.Errorf("%s:%d: %w", name, n+1, err)
 			}
 		}
 	}
-	if len(lines) == 0 {
+	if len(list.lines) == 0 {
 		return nil, fmt.Errorf("%s: no address in it, expected one engine address a line", name)
 	}
-	return lines, nil
+	return list.lines, nil
 }
 
 // watchNodeFile calls apply with the nodes in the file at path, at once and

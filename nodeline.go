@@ -53,15 +53,50 @@ func parseNodes(args []string, secure bool) ([]nodeLine, error) {
 			nodes = append(nodes, []string{word})
 		}
 	}
-	var lines []nodeLine
+	var list distinctLines
 	for _, words := range nodes {
-		l, err := parseNode(words, secure)
+		lines, err := parseNode(words, secure)
 		if err != nil {
 			return nil, err
 		}
-		lines = append(lines, l...)
+		for _, l := range lines {
+			if err := list.add(l, ""); err != nil {
+				return nil, err
+			}
+		}
 	}
-	return lines, nil
+	return list.lines, nil
+}
+
+// distinctLines are the nodes of one list, each once.
+type distinctLines struct {
+	lines  []nodeLine
+	index  map[string]int    // of an address, in lines
+	places map[string]string // where addresses and names stand
+}
+
+// add takes in a node that stands at a place of the list, in words. One that is there
+// already must say the same: whose options should count? So must a name be one node's.
+func (d *distinctLines) add(l nodeLine, place string) error {
+	if d.index == nil {
+		d.index, d.places = map[string]int{}, map[string]string{}
+	}
+	if i, ok := d.index[l.address]; ok {
+		if !d.lines[i].equal(l) {
+			return fmt.Errorf("%s is named already%s, with other options: leave one of them", strings.TrimPrefix(l.address, "tcp://"), d.places[l.address])
+		}
+		return nil
+	}
+	if l.name != "" {
+		name := "name=" + l.name
+		if at, ok := d.places[name]; ok {
+			return fmt.Errorf("%s is another node's name already%s", name, at)
+		}
+		d.places[name] = place
+	}
+	d.index[l.address], d.places[l.address] = len(d.lines), place
+	d.lines = append(d.lines, l)
+	return nil
 }
 
 // parseNode reads an address, or a range of them, and its options.
