@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // getJSON reads path, which is about one thing, into dest at the engine's highest
@@ -142,6 +143,9 @@ func (e *engine) get(ctx context.Context, path, query string) (io.ReadCloser, er
 			return nil, errNotFound
 		}
 		return nil, fmt.Errorf("GET %s: %s: %s", path, resp.Status, engineMessage(resp.Body))
+	}
+	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		e.clockOff.Store(int64(time.Until(t)))
 	}
 	return resp.Body, nil
 }

@@ -70,6 +70,8 @@ type engine struct {
 	said       atomic.Value           // pingSaid
 	shown      atomic.Pointer[shownNode]
 	lastAnswer atomic.Int64  // monotonic nanoseconds, see now
+	clockOff   atomic.Int64  // nanoseconds that its clock was off ours in its last answer to a list
+	clockTold  atomic.Int64  // and when that was told last
 	inSwarm    atomic.Bool   // of Docker's own, Swarm mode
 	timeouts   atomic.Int32  // in a row
 	failed     atomic.Int32  // starts and creates it failed at lately: see noteWork

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -272,6 +273,30 @@ func TestF20EnginesWithClocksOfTheirOwn(t *testing.T) {
 	}
 	if got := f.rows(t, "SELECT count(*) FROM trouble WHERE what = 'clock'"); got != "2" {
 		t.Errorf("%s rows of trouble tell of clocks, want 2", got)
+	}
+	for _, way := range []string{"ahead of", "behind"} {
+		if f.logs.count(way+" the manager's") != 1 {
+			t.Errorf("the log does not tell of a clock %s the manager's:\n%s", way, f.logged())
+		}
+	}
+	// What the lists of a minute tell of it.
+	for _, e := range f.nodes.all() {
+		if e.nodeName() != "slow" {
+			continue
+		}
+		for _, d := range []time.Duration{3 * time.Hour, 0} {
+			slow.skew(d)
+			if err := errors.Join(f.nodes.list(t.Context(), e), f.nodes.noteClock(t.Context(), e)); err != nil {
+				t.Fatal(err)
+			}
+			skew := "SELECT clock_skew_ms FROM nodes WHERE name = 'slow'"
+			if got, err := strconv.ParseInt(f.rows(t, skew), 10, 64); err != nil || (time.Duration(got)*time.Millisecond-d).Abs() > time.Minute {
+				t.Errorf("clock is %d ms off, %v, want %s", got, err, d)
+			}
+		}
+		if got := f.logs.count("the engine's clock is right again"); got != 1 {
+			t.Errorf("told %d times that the clock is right again", got)
+		}
 	}
 	// They are set right, and wrong again, while we watch.
 	for _, d := range []time.Duration{0, time.Hour, -25 * time.Hour} {

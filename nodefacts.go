@@ -18,8 +18,8 @@ type nodeFacts struct {
 	version  engineVersion
 	rawVer   json.RawMessage
 	api, min apiVersion
-	clock    time.Time // the engine's, from its Date header
-	skew     time.Duration
+	clock    time.Time     // the engine's, from its Date header
+	skew     time.Duration // of that, from ours
 	ip       string
 }
 
@@ -115,9 +115,6 @@ func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
 	if t, err := http.ParseTime(date); err == nil {
 		f.clock = t
 		f.skew = t.Sub(asked)
-		if f.skew.Abs() < 2*time.Second {
-			f.skew = 0 // the header counts whole seconds
-		}
 	}
 	if f.rawInfo, _, err = e.getRaw(ctx, "/info"); err != nil {
 		return nil, &stepError{"info", err}
@@ -131,6 +128,41 @@ func (ns *nodes) connect(ctx context.Context, e *engine) (*nodeFacts, error) {
 	e.inSwarm.Store(f.info.Swarm.LocalNodeState == "active")
 	f.ip = e.numericIP(ctx)
 	return f, nil
+}
+
+// clockSkew is how far an engine's clock is taken to be off ours: its header counts whole
+// seconds, and takes time to get here.
+func clockSkew(d time.Duration) time.Duration {
+	if d.Abs() < 2*time.Second {
+		return 0
+	}
+	return d
+}
+
+// noteClock writes how far the engine's clock is off by now, if that has changed.
+func (ns *nodes) noteClock(ctx context.Context, e *engine) error {
+	off, told := time.Duration(e.clockOff.Load()), time.Duration(e.clockTold.Load())
+	if clockSkew(off-told) == 0 {
+		return nil
+	}
+	e.clockTold.Store(int64(off))
+	if off = clockSkew(off); off == 0 {
+		ns.log.Info("the engine's clock is right again", "node", e.nodeName())
+	} else {
+		ns.log.Warn(clockWords(off), "node", e.nodeName())
+	}
+	return ns.store.write(ctx, func(t *tx) error {
+		_, err := t.exec("UPDATE nodes SET clock_skew_ms = ? WHERE id = ?", off.Milliseconds(), e.id)
+		return err
+	})
+}
+
+func clockWords(off time.Duration) string {
+	where := "ahead of"
+	if off < 0 {
+		where = "behind"
+	}
+	return fmt.Sprintf("the engine's clock is %s %s the manager's", off.Abs().Round(time.Second), where)
 }
 
 // getRaw reads a JSON answer whole, with the engine's Date.

@@ -189,12 +189,16 @@ func (s *store) nodeUp(ctx context.Context, id int64, f *nodeFacts) (up upNode, 
 		}
 		labels, warnings := engineLabels(f.info.Labels)
 		up.warnings = append(up.warnings, warnings...)
+		skew := clockSkew(f.skew)
+		if skew != 0 {
+			up.warnings = append(up.warnings, clockWords(skew))
+		}
 		_, err = t.exec(`UPDATE nodes SET engine_id = ?, name = ?, ip = ?, cpus = ?, memory_bytes = ?, storage_driver = ?,
 			kernel_version = ?, operating_system = ?, os_type = ?, architecture = ?, engine_version = ?, api_version = ?,
 			min_api_version = ?, clock_skew_ms = ?, engine_labels = ? WHERE id = ?`,
 			bounded(f.info.ID), up.name, f.ip, f.info.NCPU, f.info.MemTotal, plainLine(f.info.Driver),
 			plainLine(f.info.KernelVersion), plainLine(f.info.OperatingSystem), plainLine(f.info.OSType), plainLine(f.info.Architecture),
-			plainLine(f.version.Version), f.api.String(), f.min.String(), f.skew.Milliseconds(), jsonText(labels), id)
+			plainLine(f.version.Version), f.api.String(), f.min.String(), skew.Milliseconds(), jsonText(labels), id)
 		if err != nil {
 			return err
 		}

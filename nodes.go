@@ -227,6 +227,7 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 		return &stepError{"write node", err}
 	}
 	e.began.Store(monotonic())
+	e.clockTold.Store(int64(facts.skew))
 	e.setName(seq.name)
 	e.shown.Store(seq.shown)
 	for _, warning := range seq.warnings {
@@ -409,7 +410,7 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 				if err := e.ping(ctx, probeWait); err != nil {
 					return &stepError{"ping", err}
 				}
-			} else if err := ns.calm(ctx, e, known.before.failed); err != nil {
+			} else if err := errors.Join(ns.calm(ctx, e, known.before.failed), ns.noteClock(ctx, e)); err != nil {
 				return &stepError{"write node", err}
 			}
 			if e.inSwarm.Load() { // no event tells that an engine has left its swarm
