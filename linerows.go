@@ -199,7 +199,12 @@ func (t *tx) renameNode(id int64, name string) error {
 }
 
 // unheardName is the name of a node that has not answered and that nobody has named.
-func unheardName(address string) string { return "(" + strings.TrimPrefix(address, "tcp://") + ")" }
+func unheardName(address string) string { return "(" + shortened(address) + ")" }
+
+// shortened is an address as it may stand in a path: in SQL shortAddress.
+func shortened(address string) string {
+	return strings.Replace(strings.TrimPrefix(address, "tcp://"), "://", ":", 1)
+}
 
 // labelText is how line_labels has labels.
 func labelText(labels map[string]string) string {

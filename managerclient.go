@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -123,6 +124,9 @@ func (c *managerClient) call(ctx context.Context, method, path string, in, out a
 // where -db names it, or it lies here and nothing says where a manager listens.
 func (m *managerFlags) through(ctx context.Context, db string, manager func(*managerClient) error, stopped func(*store) error) error {
 	_, absent := os.Stat(cmp.Or(db, defaultDB))
+	if db != "" && errors.Is(absent, fs.ErrNotExist) { // a slip: nobody would find there what is written
+		return fmt.Errorf("state database %s: not there; name the manager's file with -db, or where it listens", db)
+	}
 	if db != "" || m.host == "" && os.Getenv("DOCKER_HOST") == "" && absent == nil {
 		s, err := openStore(ctx, slog.New(slog.NewTextHandler(os.Stderr, nil)), cmp.Or(db, defaultDB))
 		if err == nil {

@@ -42,13 +42,19 @@ type swarmNode struct {
 
 type swarmPlugin struct{ Type, Name string }
 
+const (
+	// shortAddress is a node's address as it may stand in a path.
+	shortAddress = "replace(replace(n.address, 'tcp://', ''), '://', ':')"
+	nodeID       = "coalesce(n.engine_id, " + shortAddress + ")" // as docker node has it
+)
+
 // noNode is an engine's 404.
 func noNode(ref string) error { return errorf(http.StatusNotFound, "node %s not found", ref) }
 
 // swarmNodes reads the nodes that where picks, by name.
 func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]*swarmNode, error) {
 	rows, err := c.store.query(ctx, `
-		SELECT n.id, coalesce(n.engine_id, replace(n.address, 'tcp://', '')), n.name, n.spec_version, n.added_at, n.state_at, n.state, n.availability, n.step, n.error, n.ip,
+		SELECT n.id, `+nodeID+`, n.name, n.spec_version, n.added_at, n.state_at, n.state, n.availability, n.lapsed, n.step, n.error, n.ip,
 		       n.architecture, n.os_type, n.cpus, n.memory_bytes, n.engine_version, json_patch(n.engine_labels, n.line_labels),
 		       coalesce((SELECT json_extract(i.info, '$.Plugins') FROM node_info i WHERE i.node_id = n.id AND json_valid(i.info)), '{}'),
 		       (SELECT coalesce(json_group_object(key, value), '{}') FROM node_labels l WHERE l.node_id = n.id AND l.source = 'operator'), `+leftColumns+`
@@ -62,9 +68,10 @@ func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]
 		n := &swarmNode{}
 		var added, since int64
 		var state, step, problem, engineLabels, plugins, labels string
+		var lapsed bool
 		var left leftOnNode
 		d, e := &n.Description, &n.Description.Engine
-		if err := rows.Scan(&n.row, &n.ID, &d.Hostname, &n.Version.Index, &added, &since, &state, &n.Spec.Availability, &step, &problem, &n.Status.Addr,
+		if err := rows.Scan(&n.row, &n.ID, &d.Hostname, &n.Version.Index, &added, &since, &state, &n.Spec.Availability, &lapsed, &step, &problem, &n.Status.Addr,
 			&d.Platform.Architecture, &d.Platform.OS, &d.Resources.NanoCPUs, &d.Resources.MemoryBytes, &e.EngineVersion, &engineLabels,
 			&plugins, &labels, &left.containers, &left.why); err != nil {
 			return nil, err
@@ -76,10 +83,13 @@ func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]
 		if n.Status.State == "" {
 			n.Status.State = "down"
 		}
-		if state != "healthy" {
+		switch {
+		case state != "healthy":
 			n.Status.Message = strings.Trim(step+": "+problem, ": ")
-		} else if n.Spec.Availability == "drain" {
+		case n.Spec.Availability == "drain":
 			n.Status.Message = "draining, " + left.words("%d containers are left")
+		case lapsed:
+			n.Status.Message = "not registered, its swarmlite join is silent: it takes no new containers"
 		}
 		if err := errors.Join(json.Unmarshal([]byte(engineLabels), &e.Labels), json.Unmarshal([]byte(labels), &n.Spec.Labels)); err != nil {
 			return nil, err
@@ -99,9 +109,9 @@ func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]
 }
 
 // node finds one node as docker node does: by ID, by name, by the beginning of its ID.
+// The address that an operator has added it by will do as well.
 func (c *cluster) node(ctx context.Context, ref string) (*swarmNode, error) {
-	const id = "coalesce(n.engine_id, replace(n.address, 'tcp://', ''))"
-	for _, where := range []string{id + " = ?", "n.name = ?", "substr(" + id + ", 1, length(?1)) = ?1"} {
+	for _, where := range []string{nodeID + " = ?", "n.name = ?", shortAddress + " = ?", "substr(" + nodeID + ", 1, length(?1)) = ?1"} {
 		found, err := c.swarmNodes(ctx, where, ref)
 		switch {
 		case err != nil:
@@ -216,7 +226,7 @@ func taskList(c *cluster, w http.ResponseWriter, r *http.Request, call *call) er
 	c.nodes.settle(r.Context())
 	rows, err := c.store.query(r.Context(), `
 		SELECT c.container_id, c.name, c.image, c.state, c.created_at, coalesce(c.status_at, c.created_at), c.status_head,
-		       coalesce(n.engine_id, replace(n.address, 'tcp://', '')), (SELECT coalesce(json_group_object(key, value), '{}') FROM container_labels l WHERE l.container = c.id)
+		       `+nodeID+`, (SELECT coalesce(json_group_object(key, value), '{}') FROM container_labels l WHERE l.container = c.id)
 		  FROM containers c JOIN nodes n ON n.id = c.node_id ORDER BY c.age DESC`)
 	if err != nil {
 		return err

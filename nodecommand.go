@@ -70,7 +70,7 @@ func nodeCommand(ctx context.Context, args []string, _ io.Reader, stdout, stderr
 	err := manager.through(ctx, *db, func(c *managerClient) error {
 		return c.call(ctx, http.MethodPost, "/swarmlite/nodes", addedNode{words[0], words[1:]}, &added)
 	}, func(s *store) error {
-		lines, err := addedLines(words, false)
+		lines, err := stoppedLines(words)
 		if err != nil {
 			return err
 		}
@@ -88,14 +88,27 @@ func nodeCommand(ctx context.Context, args []string, _ io.Reader, stdout, stderr
 	return nil
 }
 
+// stoppedLines is addedLines where no manager says whether it talks TLS to its engines:
+// that decides which port an address without one has, and may come with skip-verify.
+func stoppedLines(words []string) ([]nodeLine, error) {
+	lines, err := addedLines(words, true)
+	if err != nil {
+		return nil, err
+	}
+	if plain, err := addedLines(words, false); err == nil && plain[0].address != lines[0].address {
+		return nil, fmt.Errorf("%q: the manager is stopped, so name the port as well: 2376 if it talks TLS to its engines, else 2375", words[0])
+	}
+	return lines, nil
+}
+
 func removeNodeBy(ctx context.Context, db string, manager *managerFlags, node string, force bool) error {
 	return manager.through(ctx, db, func(c *managerClient) error {
-		return c.call(ctx, http.MethodDelete, fmt.Sprintf("/nodes/%s?force=%t", url.PathEscape(node), force), nil, nil)
+		return c.call(ctx, http.MethodDelete, fmt.Sprintf("/nodes/%s?force=%t", url.PathEscape(shortened(node)), force), nil, nil)
 	}, func(s *store) error {
 		var id int64
 		var n int
-		err := s.get(ctx, `SELECT coalesce(min(id), 0), count(*) FROM nodes WHERE state <> 'removed' AND (name = ?1 OR engine_id = ?1
-			OR address = ?1 OR address = 'tcp://' || ?1)`, []any{node}, &id, &n)
+		err := s.get(ctx, "SELECT coalesce(min(id), 0), count(*) FROM nodes n WHERE state <> 'removed' AND (name = ?1 OR ?1 IN (engine_id, address, "+shortAddress+"))",
+			[]any{node}, &id, &n)
 		if err != nil {
 			return err
 		}

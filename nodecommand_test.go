@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // command runs swarmlite with these arguments, in this process.
@@ -54,6 +55,12 @@ func TestNodesAreAddedToARunningManagerAndStay(t *testing.T) {
 		commandFails(t, `lable=x:y: unknown option`, node("add", "10.0.0.1", "lable=x:y")...)
 		commandFails(t, "put it into the node file", node("add", "dns://x:1")...)
 		commandFails(t, "node nowhere not found", node("rm", "nowhere")...)
+		for _, words := range [][]string{{b.addr()}, {"tcp://" + b.addr()}} { // by what it was added as
+			commandOK(t, words[0], node("rm", words...)...)
+			f.awaitStates(t, "a=healthy")
+			commandOK(t, "tcp://"+b.addr(), node("add", b.addr(), "label=gpu:yes", "name=big")...)
+			f.awaitStates(t, "a=healthy big=healthy")
+		}
 		f.make(t, "box", sleepBody) // on a or b: one of them is refused below
 		holder := f.rows(t, "SELECT n.name FROM containers c JOIN nodes n ON n.id = c.node_id")
 		commandFails(t, "has 1 containers", node("rm", holder)...)
@@ -118,6 +125,15 @@ func TestNodesHaveTheNamesOfTheirLinesBeforeTheyAnswer(t *testing.T) {
 		commandOK(t, "one", append(append([]string{"node", "rm"}, at...), "one")...)
 		commandOK(t, "tcp://"+dead(5), append(append([]string{"node", "add"}, at...), dead(5), "name=one")...) // free again
 		names(f, "two ("+dead(3)+") one-"+dead(4)+" one")
+		// A socket that is not there is a node all the same, and can be taken out by all its names.
+		for _, name := range []string{"unix:///nowhere/docker.sock", "unix:/nowhere/docker.sock", "(unix:/nowhere/docker.sock)"} {
+			commandOK(t, "unix:///nowhere/docker.sock", append(append([]string{"node", "add"}, at...), "unix:///nowhere/docker.sock")...)
+			if status, answer := f.call(t, "GET", "/nodes/(unix:%2Fnowhere%2Fdocker.sock)", ""); status != http.StatusOK || !strings.Contains(answer, `"ID":"unix:/nowhere/docker.sock"`) {
+				t.Errorf("docker node inspect of a socket = %d %s", status, answer)
+			}
+			commandOK(t, name, append(append([]string{"node", "rm"}, at...), name)...)
+		}
+		names(f, "two ("+dead(3)+") one-"+dead(4)+" one")
 	})
 	t.Run("when a line changes", func(t *testing.T) {
 		f := newSourcedFront(t, db, dns)
@@ -155,6 +171,9 @@ func TestNodesHaveTheNamesOfTheirLinesBeforeTheyAnswer(t *testing.T) {
 	})
 	t.Run("with the manager stopped", func(t *testing.T) {
 		commandOK(t, "tcp://"+dead(8), "node", "add", "-db", db, dead(8), "name=eight")
+		commandFails(t, `"10.0.0.1": the manager is stopped, so name the port as well`, "node", "add", "-db", db, "10.0.0.1")
+		commandOK(t, "tcp://10.0.0.1:2376", "node", "add", "-db", db, "10.0.0.1", "skip-verify") // if it does not talk TLS there is nothing to skip
+		commandOK(t, "10.0.0.1:2376", "node", "rm", "-db", db, "10.0.0.1:2376")
 		commandOK(t, "eight", "node", "rm", "-db", db, "eight")
 	})
 }
@@ -165,15 +184,21 @@ func TestNodeCommandTellsHowItIsUsed(t *testing.T) {
 	commandFails(t, "expected add or rm", "node", "drop", "x")
 	commandFails(t, "expected a node", "node", "add")
 	commandFails(t, "flag provided but not defined", "node", "add", "-nope", "x")
-	commandFails(t, "not there", "list", "-db", filepath.Join(t.TempDir(), "no.db"))
+	for _, words := range [][]string{{"list"}, {"node", "add"}, {"node", "rm"}, {"token"}} {
+		args := append(words, "-db", filepath.Join(t.TempDir(), "no.db"))
+		if words[0] == "node" {
+			args = append(args, "10.0.0.1:2375")
+		}
+		commandFails(t, "no.db: not there; name the manager's file with -db", args...)
+	}
 	commandFails(t, "ask the manager at tcp://127.0.0.1:1: ", "node", "rm", "-H", "127.0.0.1:1", "x")
 }
 
 // The manager's TLS is spoken as the docker command speaks it.
-func TestNodeCommandSpeaksTLS(t *testing.T) {
+func TestCommandsSpeakTLS(t *testing.T) {
 	t.Parallel()
 	authority := testCA(t)
-	e := newFakeEngine(t, hostNamed("a"))
+	e, joins := newFakeEngine(t, hostNamed("a")), newFakeEngine(t, hostNamed("b"))
 	f := newSourcedFront(t, filepath.Join(t.TempDir(), "swarmlite.db"), newDNSServer(t))
 	server := certSourceOf(t, authority.server(t, "127.0.0.1"))
 	l, err := listen(t.Context(), "tcp://127.0.0.1:0", server.serverConfig(true), newConnLimits(1))
@@ -185,8 +210,24 @@ func TestNodeCommandSpeaksTLS(t *testing.T) {
 	go func() { defer close(done); srv.Serve(l) }()
 	t.Cleanup(func() { srv.Shutdown(context.WithoutCancel(t.Context())); <-done })
 	certs := authority.client(t, "admin")
-	commandOK(t, "tcp://"+e.addr(), "node", "add", "-H", l.Addr().String(), "-tlscacert", certs.ca, "-tlscert", certs.cert, "-tlskey", certs.key, e.addr())
+	shown := []string{"-tlscacert", certs.ca, "-tlscert", certs.cert, "-tlskey", certs.key}
+	commandOK(t, "tcp://"+e.addr(), append(append([]string{"node", "add", "-H", l.Addr().String()}, shown...), e.addr())...)
 	f.awaitStates(t, "a=healthy")
+	token, err := command(t, append([]string{"token", "-H", l.Addr().String()}, shown...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	joined := make(chan error, 1)
+	go func() {
+		joined <- run(ctx, append([]string{"join", "-manager", l.Addr().String(), "-advertise", joins.addr(), "-token", token}, shown...),
+			func(string) string { return "" }, &logText{}, &logText{})
+	}()
+	f.awaitStates(t, "a=healthy b=healthy")
+	stop()
+	if err := within(t, joined, 20*time.Second); err != nil {
+		t.Errorf("join ended with %v", err)
+	}
 	stranger := testCA(t).client(t, "stranger")
 	commandFails(t, fmt.Sprintf("ask the manager at tcp://%s: ", l.Addr()), "node", "rm", "-H", l.Addr().String(),
 		"-tlscacert", certs.ca, "-tlscert", stranger.cert, "-tlskey", stranger.key, "a")

@@ -258,7 +258,7 @@ func (t *tx) freeNodeName(id int64, name string) (string, error) {
 	err := t.get("SELECT address, (SELECT count(*) FROM nodes WHERE name = ? AND id <> ? AND state <> 'removed') FROM nodes WHERE id = ?",
 		[]any{name, id, id}, &addr, &taken)
 	if err == nil && taken > 0 {
-		name += "-" + strings.TrimPrefix(addr, "tcp://")
+		name += "-" + hostName(shortened(addr))
 	}
 	return name, err
 }

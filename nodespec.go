@@ -73,14 +73,14 @@ func (s *nodeSpec) check() error {
 
 // setSpec writes what the operator set, if version is still the node's. It returns
 // the node and what inspect now shows of it.
-func (s *store) setSpec(ctx context.Context, nodeID string, spec *nodeSpec, version int64) (id int64, shown *shownNode, err error) {
+func (s *store) setSpec(ctx context.Context, ref string, spec *nodeSpec, version int64) (id int64, shown *shownNode, err error) {
 	err = s.write(ctx, func(t *tx) error {
 		var engineLabels, before string
 		var current int64
-		err := t.get("SELECT id, spec_version, engine_labels, availability FROM nodes WHERE coalesce(engine_id, replace(address, 'tcp://', '')) = ? AND state <> 'removed'",
-			[]any{nodeID}, &id, &current, &engineLabels, &before)
+		err := t.get("SELECT id, spec_version, engine_labels, availability FROM nodes n WHERE "+nodeID+" = ? AND state <> 'removed'",
+			[]any{ref}, &id, &current, &engineLabels, &before)
 		if errors.Is(err, errNotFound) {
-			return noNode(nodeID)
+			return noNode(ref)
 		}
 		if err != nil {
 			return err
