@@ -51,6 +51,12 @@ func TestAHostThatJoinsIsANodeAsLongAsItIsHeardOf(t *testing.T) {
 			}
 			return nil
 		})
+		if _, info := f.call(t, "GET", "/info", ""); !strings.Contains(info, `"Healthy (not registered)"`) {
+			t.Errorf("docker info does not tell: %s", info)
+		}
+		if _, node := f.call(t, "GET", "/nodes/a", ""); !strings.Contains(node, `"not registered, its swarmlite join is silent: it takes no new containers"`) {
+			t.Errorf("docker node inspect does not tell: %s", node)
+		}
 		// It takes nothing new, and nothing else changes: its engine answers.
 		if status, answer := f.call(t, "POST", "/containers/create", sleepBody); status != http.StatusServiceUnavailable || !strings.Contains(answer, "1 has not renewed its registration") {
 			t.Errorf("create = %d %s", status, answer)
@@ -90,6 +96,52 @@ func TestAHostThatJoinsIsANodeAsLongAsItIsHeardOf(t *testing.T) {
 		f.joinHost(t, token, e.addr())
 		f.awaitStates(t, "a=healthy")
 	})
+}
+
+// A node whose join fell silent, and that somebody else names from now on, is open.
+func TestANodeThatFellSilentIsOpenWhenItIsNamedOtherwise(t *testing.T) {
+	t.Parallel()
+	e := newFakeEngine(t, hostNamed("a"))
+	f := newSourcedFront(t, filepath.Join(t.TempDir(), "swarmlite.db"), newDNSServer(t))
+	token, err := command(t, "token", "-H", f.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent := func() {
+		t.Helper()
+		stop, ended := f.joinHost(t, token, e.addr())
+		f.awaitStates(t, "a=healthy")
+		stop()
+		if err := within(t, ended, 20*time.Second); err != nil {
+			t.Errorf("join ended with %v", err)
+		}
+		f.front.store.sql(t, "UPDATE nodes SET lapsed = 1")
+		if status, answer := f.call(t, "POST", "/containers/create", sleepBody); status != http.StatusServiceUnavailable {
+			t.Errorf("create on a silent host = %d %s", status, answer)
+		}
+	}
+	open := func(how string) {
+		t.Helper()
+		f.awaitStates(t, "a=healthy")
+		eventually(t, 20*time.Second, func() error {
+			if status, answer := f.call(t, "POST", "/containers/create", sleepBody); status != http.StatusCreated {
+				return fmt.Errorf("%s: create = %d %s", how, status, answer)
+			}
+			return nil
+		})
+	}
+	silent()
+	if status, answer := f.call(t, "DELETE", "/nodes/a?force=1", ""); status != http.StatusOK {
+		t.Fatalf("node rm = %d %s", status, answer)
+	}
+	commandOK(t, "tcp://"+e.addr(), "node", "add", "-H", f.addr, e.addr())
+	open("added")
+	if status, answer := f.call(t, "DELETE", "/nodes/a?force=1", ""); status != http.StatusOK {
+		t.Fatalf("node rm = %d %s", status, answer)
+	}
+	silent()
+	f.setFile([]nodeLine{{address: "tcp://" + e.addr()}})
+	open("in the node file")
 }
 
 func TestJoinsAreRefused(t *testing.T) {

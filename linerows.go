@@ -136,8 +136,9 @@ func (t *tx) setLine(id int64, l nodeLine) error {
 		return err
 	}
 	labels := labelText(l.labels)
-	if _, err := t.exec(`UPDATE nodes SET source = ?1, line_tls = ?2, skip_verify = ?3 WHERE id = ?4 AND (source, line_tls, skip_verify) <> (?1, ?2, ?3)`,
-		l.source, l.tls, l.noCheck, id); err != nil {
+	// Who names it now may be somebody that sends no heartbeats.
+	if _, err := t.exec(`UPDATE nodes SET source = ?1, line_tls = ?2, skip_verify = ?3, lapsed = lapsed AND ?1 = 'joined'
+		WHERE id = ?4 AND (source, line_tls, skip_verify) <> (?1, ?2, ?3)`, l.source, l.tls, l.noCheck, id); err != nil {
 		return err
 	}
 	res, err := t.exec("UPDATE nodes SET line_name = ?1, line_labels = ?2 WHERE id = ?3 AND (line_name, line_labels) <> (?1, ?2)", l.name, labels, id)

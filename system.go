@@ -164,7 +164,7 @@ func (c *cluster) baseInfo(ctx context.Context) (object, error) {
 // all of them are in the database.
 func (c *cluster) nodeStatus(ctx context.Context, nodes int64) (status [][2]string, warnings []string, err error) {
 	rows, err := c.store.query(ctx, `
-		SELECT l.name, l.address, coalesce(l.engine_id, ''), l.state, l.availability, n.error, n.engine_version,
+		SELECT l.name, l.address, coalesce(l.engine_id, ''), l.state, l.availability, l.lapsed, n.step, n.error, n.engine_version,
 		       l.used_nano_cpus, l.nano_cpus, l.used_memory_bytes, l.memory_bytes,
 		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id),
 		       (SELECT count(*) FROM containers c WHERE c.node_id = l.id AND c.state IN ('running', 'restarting', 'stopping')),
@@ -178,10 +178,11 @@ func (c *cluster) nodeStatus(ctx context.Context, nodes int64) (status [][2]stri
 	defer rows.Close()
 	shown := int64(0)
 	for rows.Next() {
-		var name, addr, id, state, availability, problem, engineVersion, labels, resources string
+		var name, addr, id, state, availability, step, problem, engineVersion, labels, resources string
+		var lapsed bool
 		var left leftOnNode
 		var usedCPU, cpu, usedMemory, memory, all, running, paused int64
-		if err := rows.Scan(&name, &addr, &id, &state, &availability, &problem, &engineVersion,
+		if err := rows.Scan(&name, &addr, &id, &state, &availability, &lapsed, &step, &problem, &engineVersion,
 			&usedCPU, &cpu, &usedMemory, &memory, &all, &running, &paused, &labels, &resources, &left.containers, &left.why); err != nil {
 			return nil, nil, err
 		}
@@ -189,6 +190,9 @@ func (c *cluster) nodeStatus(ctx context.Context, nodes int64) (status [][2]stri
 		word := strings.ToUpper(state[:1]) + state[1:]
 		if availability != "active" {
 			word += " (" + availability + ")"
+		}
+		if lapsed {
+			word += " (not registered)"
 		}
 		status = append(status, [][2]string{
 			{" " + name, strings.TrimPrefix(addr, "tcp://")},
@@ -207,7 +211,7 @@ func (c *cluster) nodeStatus(ctx context.Context, nodes int64) (status [][2]stri
 			status = append(status, [2]string{"  └ Left", left.words("%d containers")})
 		}
 		if problem != "" {
-			status = append(status, [2]string{"  └ Error", problem})
+			status = append(status, [2]string{"  └ Error", strings.TrimPrefix(step+": "+problem, ": ")})
 		}
 	}
 	if err := rows.Err(); err != nil {
