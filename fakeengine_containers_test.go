@@ -348,8 +348,23 @@ func (e *fakeEngine) mount(c *fakeContainer) {
 	for _, m := range c.want.HostConfig.Mounts {
 		add(m.Type, m.Source, m.Target, "")
 	}
+	mounted := func(target string) bool {
+		return slices.ContainsFunc(c.mounts, func(m fakeMount) bool { return m.Destination == target })
+	}
+	for _, from := range c.want.HostConfig.VolumesFrom {
+		from, _, _ = strings.Cut(from, ":")
+		other, err := e.find(from)
+		if err != nil {
+			continue // it was found a moment ago
+		}
+		for _, m := range other.mounts {
+			if !mounted(m.Destination) {
+				c.mounts = append(c.mounts, m)
+			}
+		}
+	}
 	for _, target := range slices.Sorted(maps.Keys(c.want.Volumes)) {
-		if !slices.ContainsFunc(c.mounts, func(m fakeMount) bool { return m.Destination == target }) {
+		if !mounted(target) {
 			add("volume", "", target, "")
 		}
 	}

@@ -28,7 +28,7 @@ type leaving struct {
 	networks       string // on this node only
 	mode           string // of its network
 	joined         string // JSON: containers whose namespaces it is in, by kind
-	sharedBy       string // the container that is in one of its namespaces, in words
+	sharedBy       string // the container that has one of its nameless volumes or is in one of its namespaces, in words
 	asked          string // an address that its create asked for
 	failed         int64  // attempts since the node is drained, or lost
 	lastFailed     int64  // unix seconds
@@ -55,6 +55,8 @@ func allLeaving(query queryFunc, node int64) ([]*leaving, error) {
 		                  WHERE m.container = c.id AND m.name <> '' AND NOT `+unnamed+` AND coalesce(v.scope, 'local') = 'local'), ''),
 		       coalesce((SELECT group_concat(m.source, ', ') FROM mounts m WHERE m.container = c.id AND m.type = 'bind'), ''),
 		       EXISTS (SELECT 1 FROM mounts m WHERE m.container = c.id AND `+unnamed+`),
+		       coalesce((SELECT k.name FROM mounts m JOIN mounts o ON o.name = m.name AND o.container <> c.id JOIN containers k ON k.id = o.container AND k.node_id = c.node_id
+		                  WHERE m.container = c.id AND `+unnamed+` ORDER BY k.id LIMIT 1), ''),
 		       coalesce((SELECT group_concat(a.name, ', ') FROM container_networks a JOIN networks x ON x.node_id = c.node_id AND x.name = a.name
 		                  WHERE a.container = c.id AND x.scope = 'local' AND x.name NOT IN ('bridge', 'host', 'none')), ''),
 		       coalesce(json_extract(c.summary, '$.HostConfig.NetworkMode'), ''),
@@ -76,7 +78,7 @@ func allLeaving(query queryFunc, node int64) ([]*leaving, error) {
 	for rows.Next() {
 		k := &leaving{}
 		if err := rows.Scan(&k.row, &k.node, &k.id, &k.name, &k.swarmID, &k.image, &k.state, &k.summary, &k.stays, &k.policies, &k.service, &k.superseded,
-			&k.volumes, &k.binds, &k.anonymous, &k.networks, &k.mode, &k.joined, &k.asked, &k.failed, &k.lastFailed, &k.lastError, &k.lacksImage, &k.wanted, &k.created, &k.candidates); err != nil {
+			&k.volumes, &k.binds, &k.anonymous, &k.sharedBy, &k.networks, &k.mode, &k.joined, &k.asked, &k.failed, &k.lastFailed, &k.lastError, &k.lacksImage, &k.wanted, &k.created, &k.candidates); err != nil {
 			return nil, err
 		}
 		list = append(list, k)
@@ -87,7 +89,8 @@ func allLeaving(query queryFunc, node int64) ([]*leaving, error) {
 	return list, tellSharers(list)
 }
 
-// tellSharers writes at the containers of one node which other is in a namespace of theirs.
+// tellSharers writes at the containers of one node which other is in a namespace of theirs,
+// or has a volume of theirs, whose name is there already.
 func tellSharers(list []*leaving) error {
 	named := map[string]*leaving{} // by name, and by ID
 	for _, k := range list {
@@ -95,6 +98,9 @@ func tellSharers(list []*leaving) error {
 	}
 	for _, k := range list {
 		named[k.id] = k
+		if k.sharedBy != "" {
+			k.sharedBy = "container " + k.sharedBy + " shares its volume"
+		}
 	}
 	for _, k := range list {
 		joined := map[string]string{}

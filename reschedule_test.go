@@ -162,14 +162,21 @@ idle        busybox   created   c
 	f.oracle(t)
 }
 
-// A copy of a container whose namespaces another is in would leave that one behind.
-func TestDrainLeavesAContainerWhoseNamespacesAreShared(t *testing.T) {
+// A copy of a container whose namespaces or nameless volumes another shares would leave that
+// one behind.
+func TestDrainLeavesAContainerThatAnotherSharesWith(t *testing.T) {
 	t.Parallel()
 	f, a, b, _ := abc(t)
 	f.only(t, "a", func() {
-		for _, name := range []string{"net", "pid", "ipc", "pid-by-id", "pid-behind", "alone"} {
-			id := f.make(t, name, movableBody)
+		for _, name := range []string{"net", "pid", "ipc", "pid-by-id", "pid-behind", "vol", "alone"} {
+			body := movableBody
+			if name == "vol" || name == "alone" {
+				body = strings.Replace(body, "{", `{"Volumes":{"/x":{}},`, 1)
+			}
+			id := f.make(t, name, body)
 			switch name {
+			case "vol":
+				f.make(t, "of-"+name, `{"Image":"busybox","Cmd":["sleep","inf"],"HostConfig":{"VolumesFrom":["vol:ro"]}}`)
 			case "pid-by-id":
 				f.make(t, "of-"+name, `{"Image":"busybox","Cmd":["sleep","inf"],"HostConfig":{"PidMode":"container:`+id[:12]+`"}}`)
 			case "pid-behind":
@@ -190,7 +197,8 @@ func TestDrainLeavesAContainerWhoseNamespacesAreShared(t *testing.T) {
 net|container of-net shares its network
 pid|container of-pid shares its PID namespace
 pid-behind|container of-pid-behind shares its PID namespace
-pid-by-id|container of-pid-by-id shares its PID namespace`, "SELECT container, \"stays because\" FROM drain WHERE container NOT LIKE 'of-%' ORDER BY container")
+pid-by-id|container of-pid-by-id shares its PID namespace
+vol|container of-vol shares its volume`, "SELECT container, \"stays because\" FROM drain WHERE container NOT LIKE 'of-%' AND container NOT LIKE 'alone-old-%' ORDER BY container")
 	f.awaitRows(t, "running", "SELECT c.state FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.name = 'alone' AND n.name <> 'a'")
 	if status, answer := f.call(t, "DELETE", "/containers/of-pid?force=1", ""); status != http.StatusNoContent {
 		t.Fatalf("rm of-pid = %d %s", status, answer)
