@@ -72,6 +72,7 @@ type engine struct {
 	lastAnswer atomic.Int64  // monotonic nanoseconds, see now
 	clockOff   atomic.Int64  // nanoseconds that its clock was off ours in its last answer to a list
 	clockTold  atomic.Int64  // and when that was told last
+	certEnds   atomic.Int64  // unix seconds, of the certificate that it showed last; 0: none
 	inSwarm    atomic.Bool   // of Docker's own, Swarm mode
 	timeouts   atomic.Int32  // in a row
 	failed     atomic.Int32  // starts and creates it failed at lately: see noteWork
@@ -87,7 +88,10 @@ type engine struct {
 	disowned   atomic.Pointer[error]         // why nobody says any more that it is one of us; nil: somebody does
 
 	metrics *metrics // nil: nobody counts
-	warned  []string // of its labels, as they were logged; the watcher's
+
+	// The watcher's.
+	warned     []string  // of its labels, as they were logged
+	certWarned time.Time // when its certificate's end was
 
 	builds buildStreams
 	marks  marks
@@ -233,6 +237,7 @@ func (e *engine) secure(ctx context.Context, conn net.Conn) (net.Conn, error) {
 		}
 		return nil, err
 	}
+	e.certEnds.Store(tc.ConnectionState().PeerCertificates[0].NotAfter.Unix())
 	return tc, nil
 }
 

@@ -157,6 +157,18 @@ func (ns *nodes) noteClock(ctx context.Context, e *engine) error {
 	})
 }
 
+// noteCertificate tells, each day of its last 30, when the certificate ends that the engine
+// shows: from then on the node is lost.
+func (ns *nodes) noteCertificate(e *engine, now time.Time) {
+	seconds := e.certEnds.Load()
+	ends := time.Unix(seconds, 0).UTC()
+	if seconds == 0 || !e.verified || now.Add(expiryWarning).Before(ends) || now.Sub(e.certWarned) < 24*time.Hour {
+		return
+	}
+	e.certWarned = now
+	ns.log.Warn("the engine's certificate expires soon", "node", e.nodeName(), "addr", e.addr, "expires", ends)
+}
+
 func clockWords(off time.Duration) string {
 	where := "ahead of"
 	if off < 0 {

@@ -294,6 +294,39 @@ func TestLinesHaveCertificatesOfTheirOwn(t *testing.T) {
 	problems("healthy", "gone/ca.pem does not exist", "healthy")
 }
 
+// The end of a certificate that an engine shows is the end of its node.
+func TestTheEndOfAnEnginesCertificateIsToldBefore(t *testing.T) {
+	t.Parallel()
+	authority := testCA(t)
+	soon := serverTemplate("127.0.0.1")
+	soon.NotAfter = time.Now().Add(20 * 24 * time.Hour)
+	certs := certSourceOf(t, authority.issue(t, t.TempDir(), soon))
+	e := newFakeEngine(t, hostNamed("soon"), func(e *fakeEngine) { e.tlsConfig = certs.serverConfig(false) })
+	fresh := authority.tlsEngine(t, "fresh", "127.0.0.1")
+	dir := authority.tlsDir(t)
+	f := newFront(t)
+	if err := f.nodes.set(f.base, []nodeLine{{address: "tcp://" + e.addr(), tls: dir}, {address: "tcp://" + fresh.addr(), tls: dir}}); err != nil {
+		t.Fatal(err)
+	}
+	f.awaitStates(t, "fresh=healthy soon=healthy")
+	const words = "the engine's certificate expires soon"
+	if got := f.logs.count(words); got != 1 || !strings.Contains(f.logged(), words+`" node=soon`) {
+		t.Errorf("told %d times, want once of soon:\n%s", got, f.logged())
+	}
+	// A log of its own from here on: the watcher is not disturbed.
+	log, logs := testLog()
+	ns, late := &nodes{log: log}, &engine{verified: true}
+	late.setName("late")
+	now := time.Now()
+	late.certEnds.Store(now.Add(40 * 24 * time.Hour).Unix())
+	for _, at := range []struct{ days, want int }{{0, 0}, {9, 0}, {11, 1}, {11, 1}, {12, 2}, {39, 3}} {
+		ns.noteCertificate(late, now.Add(time.Duration(at.days)*24*time.Hour))
+		if got := logs.count(words); got != at.want {
+			t.Errorf("told %d times after %d days, want %d", got, at.days, at.want)
+		}
+	}
+}
+
 // A certificate in a line's directory is read again by itself.
 func TestCertificatesOfALineAreReloaded(t *testing.T) {
 	t.Parallel()

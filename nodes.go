@@ -236,6 +236,7 @@ func (ns *nodes) session(ctx context.Context, e *engine) error {
 		}
 	}
 	e.warned = seq.warnings
+	ns.noteCertificate(e, time.Now())
 	stream, err := ns.subscribe(ctx, e, facts.clock.Add(-eventOverlap))
 	if err != nil {
 		return &stepError{"events", err}
@@ -413,6 +414,7 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 			} else if err := errors.Join(ns.calm(ctx, e, known.before.failed), ns.noteClock(ctx, e)); err != nil {
 				return &stepError{"write node", err}
 			}
+			ns.noteCertificate(e, time.Now())
 			if e.inSwarm.Load() { // no event tells that an engine has left its swarm
 				e.marks.add(mark{"info", ""})
 			}
