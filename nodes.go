@@ -340,14 +340,15 @@ func (ns *nodes) follow(ctx context.Context, e *engine, stream io.Reader, clock 
 		defer ask.Stop()
 		go func() { moved <- e.location.stay(ctx, ask.C) }()
 	}
-	probe := time.NewTimer(ns.pace(probeEvery, closeNodes))
+	probe := time.NewTimer(ns.pace(probeEvery, closeNodes) - ns.spread(probeEvery))
 	defer probe.Stop()
-	// Spread over the minute, or a thousand nodes started together list together for ever.
+	// Spread over the minute, or a thousand nodes started together list together for ever; and
+	// over the turns, or all of them list their networks in one minute and nothing but containers in the next.
 	first := ns.pace(listEvery, listedNodes) / 2
-	again, turn := time.NewTimer(first+rand.N(first)), 0
+	again, turn := time.NewTimer(first+rand.N(first)), rand.N(listTurns)
 	defer again.Stop()
 	opened := monotonic()
-	looked, last := opened, clock.UnixNano() // when the stream last told something, and the engine's time of that
+	looked, last := opened-int64(ns.spread(eventsQuiet)), clock.UnixNano() // when the stream last told something, and the engine's time of that
 	for {
 		select {
 		case <-events.some:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 const (
 	closeNodes  = 150  // up to so many nodes each is pinged every probeEvery
 	listedNodes = 1000 // up to so many each is listed every listEvery
+	listTurns   = 6    // lists of a node in a large cluster until it has listed everything
 	startNodes  = 256  // that connect and are listed at one time
 	fewChanges  = 5    // changes in a second that are told one by one
 	shownLines  = 50   // up to so many nodes each tells by itself that it is healthy or not
@@ -62,6 +64,12 @@ func (ns *nodes) pace(pause time.Duration, upTo int) time.Duration {
 	return pause * time.Duration(max(ns.count(), upTo)) / time.Duration(upTo)
 }
 
+// spread is a random part of what pace makes a pause of each of closeNodes longer by: less by
+// that the first time, a thousand nodes that are started together do not end it together.
+func (ns *nodes) spread(pause time.Duration) time.Duration {
+	return rand.N(ns.pace(pause, closeNodes) - pause + 1)
+}
+
 // count is how many nodes there are, healthy or not.
 func (ns *nodes) count() int {
 	ns.mu.Lock()
@@ -77,7 +85,7 @@ func (ns *nodes) unlistedAt(turn int) unlisted {
 	if ns.count() <= closeNodes {
 		return unlisted{}
 	}
-	return unlisted{images: turn%6 != 0, networks: turn%6 != 2, volumes: turn%6 != 4}
+	return unlisted{images: turn%listTurns != 0, networks: turn%listTurns != 2, volumes: turn%listTurns != 4}
 }
 
 // keepSettling has nodes look for creates that nobody waits for any more: see settleReservations.

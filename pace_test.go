@@ -39,6 +39,9 @@ func TestPaceOfManyNodes(t *testing.T) {
 		if got := ns.pace(listEvery, listedNodes); got != c.list {
 			t.Errorf("%d nodes are listed every %v, want %v", c.nodes, got, c.list)
 		}
+		if got := ns.spread(probeEvery); got < 0 || got > c.probe-probeEvery {
+			t.Errorf("%d nodes: the first ping may come %v earlier, want 0 to %v", c.nodes, got, c.probe-probeEvery)
+		}
 		part := 0
 		for turn := range 6 {
 			not := ns.unlistedAt(turn)
