@@ -86,6 +86,8 @@ func (n *fleetNode) serve(w http.ResponseWriter, r *http.Request) {
 		n.events(w, r)
 	case path == "/images/json":
 		writeFleet(w, http.StatusOK, []byte(fleetImages))
+	case path == "/images/"+fleetImageID+"/json":
+		writeFleet(w, http.StatusOK, []byte(fleetImage))
 	case path == "/networks":
 		n.networks(w, r, "")
 	case path == "/volumes":
@@ -144,6 +146,11 @@ const fleetImageID = "sha256:9d5226e6ce3fb6aee2822206a5ef85f38c303d2b37bfc894b41
 
 const fleetImages = `[{"Containers":-1,"Created":1700000000,"Id":"` + fleetImageID + `","Labels":null,"ParentId":"",
 "RepoDigests":["busybox@sha256:560af6915bfc8d7630e50e212e08242d37b63bd5c1ccf9bd4acccf116e262d5b"],"RepoTags":["busybox:latest"],"SharedSize":-1,"Size":4260000,"VirtualSize":4260000}]`
+
+// fleetImage is what an inspect tells of it: without a platform it would be asked again each time.
+const fleetImage = `{"Id":"` + fleetImageID + `","RepoTags":["busybox:latest"],"RepoDigests":["busybox@sha256:560af6915bfc8d7630e50e212e08242d37b63bd5c1ccf9bd4acccf116e262d5b"],
+"Parent":"","Created":"2023-11-14T22:13:20Z","Config":{"Cmd":["sh"],"Labels":null},"Architecture":"amd64","Os":"linux","Size":4260000,"VirtualSize":4260000,
+"RootFS":{"Type":"layers","Layers":["sha256:65014c70e84b6817fac42bb201ec5c1ea460a8da246cac0e481f5c9a9491eac0"]},"Metadata":{"LastTagTime":"0001-01-01T00:00:00Z"}}`
 
 // info is about 2.5 KB, as an engine's: one host in eight is a large one, and half have an SSD.
 func (n *fleetNode) info() []byte {
