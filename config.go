@@ -261,6 +261,9 @@ func (c *config) listenAddresses(log *slog.Logger) ([]string, error) {
 		}
 		list = append(list, addr)
 	}
+	if c.relayPorts && !slices.ContainsFunc(list, func(addr string) bool { return strings.HasPrefix(addr, "tcp://") }) {
+		return nil, errNoRelayAddress
+	}
 	return list, nil
 }
 

@@ -58,8 +58,10 @@ func newPortRelay(log *slog.Logger, s *store, listening []string) (*portRelay, e
 		}
 		return p, nil
 	}
-	return nil, errors.New("-relay-ports needs a tcp:// address to listen on: name one with -H")
+	return nil, errNoRelayAddress
 }
+
+var errNoRelayAddress = errors.New("-relay-ports needs a tcp:// address to listen on: name one with -H")
 
 // run keeps the sockets as the rows say, until ctx ends.
 func (p *portRelay) run(ctx context.Context, changed <-chan struct{}) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -591,4 +592,17 @@ func TestARelayFollowsItsContainer(t *testing.T) {
 	f.available(t, "b", "drain")
 	f.awaitRows(t, "moved,moved", "SELECT group_concat(outcome) FROM moves WHERE step = 'done'")
 	on("a", "after a drain")
+}
+
+func TestRelayPortsWithoutAnAddressOfTheirOwnAreRefusedBeforeAnythingIsWritten(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	err := run(t.Context(), []string{"-relay-ports", "-H", "unix://" + dir + "/s", "-db", dir + "/s.db", "tcp://127.0.0.1:1"},
+		func(string) string { return "" }, io.Discard, io.Discard)
+	if !errors.Is(err, errNoRelayAddress) {
+		t.Errorf("run = %v, want %v", err, errNoRelayAddress)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left on disk: %v, %v", left, err)
+	}
 }
