@@ -33,7 +33,7 @@ func TestShapeHoldsTheWholeRequest(t *testing.T) {
 	}
 	// Columns of the ledger, what a create comes to while it is under way, and what placement does not look at.
 	// Shares are in nanoCPUs by then, if they count.
-	others := []string{"shares", "kind", "name", "image", "named", "swarmID", "prefer", "seed", "drawn", "silent", "awaited", "exclude", "until", "gone", "line", "refused", "policy", "keep", "query", "leaves", "replaces"}
+	others := []string{"shares", "kind", "name", "image", "named", "swarmID", "prefer", "seed", "drawn", "silent", "awaited", "exclude", "until", "gone", "line", "refused", "policy", "keep", "query", "leaves", "replaces", "namespaces"}
 	before, after := reflect.ValueOf(*w), reflect.ValueOf(*again)
 	for i := range before.NumField() {
 		if name := before.Type().Field(i).Name; slices.Contains(others, name) {
