@@ -62,7 +62,11 @@ func (m *mover) makeCopy(ctx context.Context, mv *move, k *leaving) error {
 	}
 	query.Set("name", mv.copyName)
 	call := &call{version: body.version, query: query, client: ctx}
-	load, data, err := readCreateAs([]byte(body.text), call, mv.swarmID)
+	text, err := followMoved(m.reader(ctx), []byte(body.text))
+	if err != nil {
+		return err
+	}
+	load, data, err := readCreateAs(text, call, mv.swarmID)
 	if err != nil {
 		return err
 	}
@@ -158,6 +162,42 @@ func (m *mover) madeFrom(ctx context.Context, mv *move, k *leaving) (body *keptB
 		}
 	}
 	return body, networks, nil
+}
+
+// followMoved gives a create body the IDs of today where it names, by ID, containers that
+// have been moved: Compose makes such references of network_mode service:x.
+func followMoved(query queryFunc, data []byte) ([]byte, error) {
+	var body createBody
+	if err := decodeBody(data, &body); err != nil {
+		return nil, err
+	}
+	var w workload
+	w.readTies(&body)
+	now := map[string]string{}
+	for _, ref := range w.containers {
+		if len(ref) < 12 || !isHex(ref) {
+			continue
+		}
+		// Rows of moves go in one direction, so this ends: a copy's ID is new.
+		ids, err := column[string](query(`WITH RECURSIVE later (id, move) AS (
+			SELECT copy_id, id FROM moves WHERE container_id >= ?1 AND container_id < ?1 || 'g' AND outcome = 'moved'
+			UNION SELECT m.copy_id, m.id FROM later JOIN moves m ON m.container_id = later.id AND m.outcome = 'moved')
+			SELECT id FROM later ORDER BY move DESC LIMIT 1`, ref))
+		if err != nil {
+			return nil, err
+		}
+		if len(ids) > 0 {
+			now[ref] = ids[0]
+		}
+	}
+	if len(now) == 0 {
+		return data, nil
+	}
+	o, err := parseObject(data)
+	if err != nil {
+		return nil, err
+	}
+	return cutReferences(o, now).bytes(), nil
 }
 
 // connect attaches a container to one more network.

@@ -335,6 +335,34 @@ func TestF28ANodeThatIsBackFindsItsContainersElsewhere(t *testing.T) {
 	}
 }
 
+// A container in the namespaces of another, by its ID as Compose writes it, is in those of
+// its copy when both have been moved.
+func TestWhatSharesNamespacesByIDFollowsTheCopy(t *testing.T) {
+	t.Parallel()
+	f, a, b, c := abc(t)
+	f.only(t, "a", func() {
+		id := f.make(t, "vpn", movableBody)
+		f.make(t, "app", `{"Image":"busybox","Cmd":["sleep","inf"],"Env":["reschedule:on-node-failure"],"HostConfig":{"NetworkMode":"container:`+id+`","PidMode":"container:`+id[:12]+`"}}`)
+	})
+	f.startMover(t, 300*time.Millisecond, true)
+	a.stop()
+	f.awaitRows(t, "app=running\nvpn=running", "SELECT c.name || '=' || c.state FROM containers c JOIN nodes n ON n.id = c.node_id WHERE n.name <> 'a' ORDER BY c.name")
+	on := b
+	if len(c.containerNames()) > 0 {
+		on = c
+	}
+	copied := f.rows(t, "SELECT container_id FROM containers WHERE name = 'vpn'")
+	inspected := string(on.inspectBody(t, "app"))
+	for _, want := range []string{`"NetworkMode":"container:` + copied + `"`, `"PidMode":"container:` + copied + `"`} {
+		if !strings.Contains(inspected, want) {
+			t.Errorf("app does not have %s: %s", want, inspected)
+		}
+	}
+	a.restart()
+	f.awaitRows(t, "kept", "SELECT DISTINCT old FROM moves WHERE outcome = 'moved'")
+	f.oracle(t)
+}
+
 // inspectBody is what an engine says of a container.
 func (e *fakeEngine) inspectBody(t testing.TB, name string) []byte {
 	t.Helper()
