@@ -793,7 +793,7 @@ CREATE VIEW trouble AS
     FROM resources_held h JOIN nodes n ON n.id = h.node_id WHERE h.device <> '' GROUP BY n.id, h.name, h.device HAVING count(*) > 1
   UNION ALL
   SELECT CASE n.availability WHEN 'drain' THEN 'left on a drained node' ELSE 'left on a lost node' END, n.name, c.name || ': ' || c.stays
-    FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.stays <> ''
+    FROM containers c JOIN nodes n ON n.id = c.node_id WHERE c.stays <> '' AND (n.availability = 'drain' OR n.state <> 'healthy')
   UNION ALL
   SELECT 'create without answer', n.name, r.name || ' since ' || datetime(r.made_at, 'unixepoch')
     FROM reservations r JOIN nodes n ON n.id = r.node_id
