@@ -15,6 +15,7 @@ import (
 // containerList answers docker ps from rows, with every filter Docker has and
 // ours, node. Only sizes are asked of the engines.
 func containerList(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	c.nodes.listBegins()
 	defer c.nodes.release()
 	l, err := c.newContainerLister(r.Context(), call)
 	if err != nil {

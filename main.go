@@ -217,12 +217,11 @@ func serve(ctx context.Context, c *config, log *slog.Logger, store *store, liste
 	api := newAPI(cl, log, version, c.allowHosts)
 	srv := newServer(api, log)
 	failed := make(chan error, len(listeners))
+	ns.releaseSoon()
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }()
 		log.Info("listening", "addr", l.Addr().Network()+"://"+l.Addr().String(), "db", c.db, "nodes", len(ns.all()))
 	}
-	released := time.AfterFunc(firstList, ns.release)
-	defer released.Stop()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
 	defer signal.Stop(signals)

@@ -53,6 +53,8 @@ type nodes struct {
 	settling sync.Once
 	held     chan struct{} // closed when engines may be connected to; nil: they may
 	letGo    sync.Once     // closes it
+	soon     *time.Timer   // does so too
+	listed   sync.Once     // puts that off, for the first list
 	starting chan struct{} // places for nodes that connect
 	looking  chan struct{} // places for inspects of what is known by a list only
 	progress progress

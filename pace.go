@@ -21,7 +21,9 @@ const (
 	fewChanges  = 5    // changes in a second that are told one by one
 	shownLines  = 50   // up to so many nodes each tells by itself that it is healthy or not
 
-	firstList = 250 * time.Millisecond // that the engines of a large cluster wait for a client's first list, see hold
+	// The engines of a large cluster wait so long for a client's first list to begin, see hold,
+	firstList = 250 * time.Millisecond
+	listMost  = 2 * time.Second // and so long for it to end, from its beginning
 )
 
 // hold keeps engines from being connected to until release, if they are many and most are
@@ -44,6 +46,17 @@ func (ns *nodes) hold(ctx context.Context) error {
 func (ns *nodes) release() {
 	if ns.held != nil {
 		ns.letGo.Do(func() { close(ns.held) })
+	}
+}
+
+// releaseSoon ends hold when no list has begun soon. It is called before clients are served.
+func (ns *nodes) releaseSoon() { ns.soon = time.AfterFunc(firstList, ns.release) }
+
+// listBegins has the engines wait for the end of the first list. A client that reads
+// slowly holds them back for no longer than listMost.
+func (ns *nodes) listBegins() {
+	if ns.soon != nil {
+		ns.listed.Do(func() { ns.soon.Reset(listMost) })
 	}
 }
 
