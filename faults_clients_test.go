@@ -181,7 +181,7 @@ func TestF39AManagerThatIsOutOfDescriptors(t *testing.T) {
 	// Streams take two descriptors each, idle connections one.
 	var open []net.Conn
 	served, refused, closed := 0, 0, 0
-	for i := range 1000 {
+	for i := range 10_000 {
 		c, err := f.dialFrom(t, fmt.Sprintf("127.0.2.%d", 1+i%200))
 		if err != nil {
 			closed++
@@ -210,7 +210,7 @@ func TestF39AManagerThatIsOutOfDescriptors(t *testing.T) {
 	}
 	t.Logf("%d served, %d refused, %d closed; %d files open", served, refused, closed, openCount(t, m))
 	if served < 50 || refused == 0 {
-		t.Errorf("%d of 1000 were served and %d refused, want some of each", served, refused)
+		t.Errorf("%d of 10,000 were served and %d refused, want some of each", served, refused)
 	}
 	// Meanwhile the database works, and no engine is thought dead.
 	for i := range 20 {
@@ -253,7 +253,7 @@ func TestF39AManagerThatIsOutOfDescriptors(t *testing.T) {
 			t.Errorf("the log says %q", words)
 		}
 	}
-	faultHeld(t, 39, "of 1,000 connections under a limit of 256 files, "+strconv.Itoa(refused+closed)+" are refused; creates and the database work on")
+	faultHeld(t, 39, "of 10,000 connections under a limit of 256 files, "+strconv.Itoa(refused+closed)+" are refused; creates and the database work on")
 	m.oracle(t, a.addr(), b.addr())
 }
 

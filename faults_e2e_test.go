@@ -86,7 +86,7 @@ func (m *manager) awaitFiles(t testing.TB, before int) {
 
 // A power cut, a hang, a lost disk: with real engines.
 func TestF01F02F03F04F05RealEnginesFailAndComeBack(t *testing.T) {
-	slowFault(t, "takes two minutes")
+	slowFault(t, "takes seven minutes")
 	m, engines := faultCluster(t, "fail-1", "fail-2")
 	a := engines[0]
 	before := openCount(t, m)
@@ -116,6 +116,7 @@ func TestF01F02F03F04F05RealEnginesFailAndComeBack(t *testing.T) {
 
 	a.pause(t)
 	began = time.Now()
+	goesOn := time.After(5 * time.Minute)
 	var wg sync.WaitGroup
 	var took time.Duration
 	wg.Go(func() {
@@ -135,10 +136,11 @@ func TestF01F02F03F04F05RealEnginesFailAndComeBack(t *testing.T) {
 	if got := m.docker(t, "ps", "--filter", "name=elsewhere", "--format", `{{.Label "com.docker.swarm.node"}}`); got != "fail-2" {
 		t.Errorf("a container was placed on %q, want fail-2", got)
 	}
+	<-goesOn
 	a.resume(t)
 	began = time.Now()
 	m.awaitNodes(t, time.Minute, "fail-1=healthy fail-2=healthy")
-	faultTook(t, 4, "real engine goes on: healthy", time.Since(began), 10*time.Second)
+	faultTook(t, 4, "real engine, stopped for five minutes, goes on: healthy", time.Since(began), 10*time.Second)
 	m.oracle(t, a.addr, engines[1].addr)
 
 	// The data root is lost, the ID is not.
