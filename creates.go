@@ -323,17 +323,25 @@ func (c *cluster) answers(ctx context.Context, e *engine, load *workload) bool {
 	return false
 }
 
-// awaitMost is how many engines, that were silent to others, a create waits for.
-const awaitMost = 16
+const (
+	awaitMost    = 16               // engines that were silent to others, which a create waits for
+	awaitLongest = 10 * time.Second // that it waits for engines in all, from the first time on
+)
 
 // awaitSilent is for a create that no node fits but those that were silent, to it or to
-// another: they may only be slow. It waits longer for them, once, and tells whether one
-// has answered.
+// another: they may only be slow. It waits longer for them, and tells whether one has
+// answered; on a machine that is busy with other things one may be silent again.
 func (c *cluster) awaitSilent(ctx context.Context, load *workload, refused error) bool {
-	if load.awaited || !errors.As(refused, new(*noNodeError)) {
+	if !errors.As(refused, new(*noNodeError)) {
 		return false
 	}
-	load.awaited = true
+	if load.awaited.IsZero() {
+		load.awaited = time.Now()
+	}
+	left := awaitLongest - time.Since(load.awaited)
+	if left <= 0 {
+		return false
+	}
 	silent := load.silent
 	others, err := column[int64](c.store.query(ctx, "SELECT id FROM nodes WHERE answers = 0 AND state = 'healthy' LIMIT ?", awaitMost))
 	if err != nil {
@@ -347,7 +355,7 @@ func (c *cluster) awaitSilent(ctx context.Context, load *workload, refused error
 	heard := make(chan *engine, len(silent))
 	for _, e := range silent {
 		go func() {
-			if e.ping(ctx, dialWait) != nil || c.store.nodeSilent(ctx, e.id, false) != nil {
+			if e.ping(ctx, min(dialWait, left)) != nil || c.store.nodeSilent(ctx, e.id, false) != nil {
 				heard <- nil
 				return
 			}

@@ -18,7 +18,7 @@ type workload struct {
 	seed    int64     // of a build's client: its order among nodes is always the same
 	drawn   int64     // of an earlier placement by random, which is made again; 0: a new one
 	silent  []*engine // excluded, but may only be slow
-	awaited bool      // they have been waited for
+	awaited time.Time // when they were first waited for
 	// nanoCPUs is in units of 1e-9 CPU, memory in bytes; zero asks for nothing.
 	nanoCPUs, memory int64
 	shares           int64 // CpuShares, which are CPUs only if the manager says so: see countShares
