@@ -70,10 +70,9 @@ func TestF67PowerLoss(t *testing.T) {
 	st.close()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestOpenStoreInAProcess$")
 	cmd.Env = append(os.Environ(), "TEST_OPEN_STORE="+path, "TEST_WRITE=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := cmd.StdoutPipe()
 	if err == nil {
-		err = cmd.Start()
+		err = startMortal(cmd)
 	}
 	if err != nil {
 		t.Fatal(err)

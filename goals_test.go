@@ -152,9 +152,8 @@ func (m *managerProcess) start() {
 	defer log.Close()
 	m.cmd = exec.Command(m.args[0], m.args[1:]...)
 	m.cmd.Stderr = log
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it goes with a bench that is broken off
 	m.began, m.ended = time.Now(), false
-	if err := m.cmd.Start(); err != nil {
+	if err := startMortal(m.cmd); err != nil { // it goes with a bench that is broken off
 		m.t.Fatal(err)
 	}
 	m.poll("listening", func() bool {

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -379,8 +380,7 @@ func (m *manager) start(t testing.TB) {
 	m.cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		return strings.HasPrefix(kv, "SWARMLITE_") || strings.HasPrefix(kv, "DOCKER_")
 	}), "GORACE=halt_on_error=0")
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := m.cmd.Start(); err != nil {
+	if err := startMortal(m.cmd); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})
@@ -390,6 +390,29 @@ func (m *manager) start(t testing.TB) {
 		close(ended)
 	}(m.cmd)
 }
+
+// startMortal starts a command that is killed when the tests end, however they do. The
+// kernel goes by the thread that started it: this one ends with the process, which others
+// need not.
+func startMortal(cmd *exec.Cmd) error {
+	startThread.Do(func() {
+		go func() {
+			runtime.LockOSThread()
+			for start := range mortals {
+				start()
+			}
+		}()
+	})
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	failed := make(chan error)
+	mortals <- func() { failed <- cmd.Start() }
+	return <-failed
+}
+
+var (
+	startThread sync.Once
+	mortals     = make(chan func())
+)
 
 // ready waits until the manager answers and every node is healthy.
 func (m *manager) ready(t testing.TB) {
