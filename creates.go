@@ -342,7 +342,7 @@ func (c *cluster) awaitSilent(ctx context.Context, load *workload, refused error
 	if left <= 0 {
 		return false
 	}
-	silent := load.silent
+	silent := slices.Clone(load.silent)
 	others, err := column[int64](c.store.query(ctx, "SELECT id FROM nodes WHERE answers = 0 AND state = 'healthy' LIMIT ?", awaitMost))
 	if err != nil {
 		c.log.Warn("silent nodes not read", "err", err)
@@ -367,6 +367,7 @@ func (c *cluster) awaitSilent(ctx context.Context, load *workload, refused error
 		if e := <-heard; e != nil {
 			any = true
 			load.exclude = slices.DeleteFunc(load.exclude, func(id int64) bool { return id == e.id })
+			load.silent = slices.DeleteFunc(load.silent, func(s *engine) bool { return s == e })
 		}
 	}
 	return any

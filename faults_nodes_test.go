@@ -292,6 +292,21 @@ func TestACreateDoesNotWaitForAnEngineThatIsSilent(t *testing.T) {
 	f.oracle(t)
 }
 
+// An engine that has answered is not waited for once more: a create that does not fit there
+// either is refused, not tried until its time is up.
+func TestACreateWaitsOnceForAnEngineThatAnswers(t *testing.T) {
+	t.Parallel()
+	f := newFront(t, newFakeEngine(t))
+	e := f.nodes.all()[0]
+	load := &workload{silent: []*engine{e}, exclude: []int64{e.id}}
+	if !f.awaitSilent(t.Context(), load, &noNodeError{}) || len(load.exclude) > 0 {
+		t.Errorf("the engine answers, and is excluded: %v", load.exclude)
+	}
+	if f.awaitSilent(t.Context(), load, &noNodeError{}) {
+		t.Error("the engine that has answered is waited for again")
+	}
+}
+
 func TestACreateWaitsForASlowEngineWhenNoOtherFits(t *testing.T) {
 	t.Parallel()
 	e := newFakeEngine(t)
