@@ -24,6 +24,17 @@ func (s *sourcedFront) joinHost(t *testing.T, token, advertise string, words ...
 	return cancel, done
 }
 
+// newTokenFront is a manager without nodes, and its token.
+func newTokenFront(t *testing.T) (f *sourcedFront, token string) {
+	t.Helper()
+	f = newSourcedFront(t, filepath.Join(t.TempDir(), "swarmlite.db"), newDNSServer(t))
+	token, err := command(t, "token", "-H", f.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, token
+}
+
 func TestAHostThatJoinsIsANodeAsLongAsItIsHeardOf(t *testing.T) {
 	t.Parallel()
 	e := newFakeEngine(t, hostNamed("a"))
@@ -102,11 +113,7 @@ func TestAHostThatJoinsIsANodeAsLongAsItIsHeardOf(t *testing.T) {
 func TestANodeThatFellSilentIsOpenWhenItIsNamedOtherwise(t *testing.T) {
 	t.Parallel()
 	e := newFakeEngine(t, hostNamed("a"))
-	f := newSourcedFront(t, filepath.Join(t.TempDir(), "swarmlite.db"), newDNSServer(t))
-	token, err := command(t, "token", "-H", f.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, token := newTokenFront(t)
 	silent := func() {
 		t.Helper()
 		stop, ended := f.joinHost(t, token, e.addr())
@@ -230,11 +237,7 @@ func TestHeartbeatsThatNobodyCouldHearDoNotCount(t *testing.T) {
 func TestAJoinWaitsForItsManager(t *testing.T) {
 	t.Parallel()
 	e := newFakeEngine(t, hostNamed("a"))
-	f := newSourcedFront(t, filepath.Join(t.TempDir(), "swarmlite.db"), newDNSServer(t))
-	token, err := command(t, "token", "-H", f.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, token := newTokenFront(t)
 	log, logs := testLog()
 	client, err := (&managerFlags{host: freePort(t)}).client()
 	if err != nil {
