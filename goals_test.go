@@ -306,7 +306,7 @@ measured again. "Direct" is the same call straight to one simulated engine, in t
 // obstacles are what costs most where a goal may be missed, as profiles show it.
 var obstacles = map[int]string{
 	1:  "nearly half of the processor time of a create is SQLite: a decision, the container's row twice, and three events, in five commits of which busy moments share some. The driver and the fleet take the rest of the two cores.",
-	2:  "as 1; the number of containers makes no difference.",
+	2:  "as 1; what the containers that are there add is in row 7.",
 	3:  "as 1. The pages of some thirty tables and indexes go to the log, with two system calls each; garbage collection takes an eighth.",
 	4:  "as 1: with 8 at once on two cores a create waits for the others'.",
 	5:  "a create, a start, one list entry read again for both, and a ping where the engine has answered nothing for a second.",
