@@ -22,6 +22,8 @@ type leaving struct {
 	policies       string // as in the label
 	service        bool   // of Docker's Swarm mode
 	superseded     bool   // an old container, whose copy has its name
+	moving         bool   // an attempt was under way
+	attempt        int64  // the last one there was, 0: none
 	volumes        string // named ones on this node only
 	binds          string // paths of the host
 	anonymous      bool   // has volumes without a name
@@ -51,6 +53,8 @@ func allLeaving(query queryFunc, node int64) ([]*leaving, error) {
 		       coalesce((SELECT value FROM container_labels l WHERE l.container = c.id AND l.key = ?2), ''),
 		       EXISTS (SELECT 1 FROM container_labels l WHERE l.container = c.id AND l.key = 'com.docker.swarm.task.id'),
 		       EXISTS (SELECT 1 FROM moves m WHERE m.container_id = c.container_id AND m.outcome = 'moved'),
+		       EXISTS (SELECT 1 FROM moves m WHERE m.container_id = c.container_id AND m.step <> 'done'),
+		       coalesce((SELECT max(m.id) FROM moves m WHERE m.container_id = c.container_id), 0),
 		       coalesce((SELECT group_concat(m.name, ', ') FROM mounts m LEFT JOIN volumes v ON v.node_id = c.node_id AND v.name = m.name
 		                  WHERE m.container = c.id AND m.name <> '' AND NOT `+unnamed+` AND coalesce(v.scope, 'local') = 'local'), ''),
 		       coalesce((SELECT group_concat(m.source, ', ') FROM mounts m WHERE m.container = c.id AND m.type = 'bind'), ''),
@@ -77,7 +81,7 @@ func allLeaving(query queryFunc, node int64) ([]*leaving, error) {
 	var list []*leaving
 	for rows.Next() {
 		k := &leaving{}
-		if err := rows.Scan(&k.row, &k.node, &k.id, &k.name, &k.swarmID, &k.image, &k.state, &k.summary, &k.stays, &k.policies, &k.service, &k.superseded,
+		if err := rows.Scan(&k.row, &k.node, &k.id, &k.name, &k.swarmID, &k.image, &k.state, &k.summary, &k.stays, &k.policies, &k.service, &k.superseded, &k.moving, &k.attempt,
 			&k.volumes, &k.binds, &k.anonymous, &k.sharedBy, &k.networks, &k.mode, &k.joined, &k.asked, &k.failed, &k.lastFailed, &k.lastError, &k.lacksImage, &k.wanted, &k.created, &k.candidates); err != nil {
 			return nil, err
 		}

@@ -23,13 +23,13 @@ func (m *mover) move(ctx context.Context, k *leaving, why string) error {
 		mv.swarmID = newSwarmID()
 	}
 	err := m.store.write(ctx, func(t *tx) error {
-		if err := t.beginMove(mv); err != nil {
+		if err := t.beginMove(mv, k.attempt); err != nil {
 			return err
 		}
 		return t.get("SELECT from_node FROM moves WHERE id = ?", []any{mv.id}, &mv.fromNode)
 	})
 	if errors.Is(err, errNotFound) {
-		return nil // gone, or another attempt is under way
+		return nil // gone, or another attempt was begun
 	}
 	if err != nil {
 		return err

@@ -71,16 +71,16 @@ func (m *move) oldName() string { return suffixed(m.name, "-old-"+shortID(m.cont
 // keptMoves is how many ended attempts the ledger keeps.
 const keptMoves = 10000
 
-// beginMove writes a new attempt, unless one is under way or has ended well since the
-// container was looked at.
-func (t *tx) beginMove(m *move) error {
+// beginMove writes a new attempt. It returns errNotFound if the container is gone, or if
+// there was another attempt behind last, which is what was known when this was decided.
+func (t *tx) beginMove(m *move, last int64) error {
 	m.step, m.outcome = "make", "under way"
 	res, err := t.exec(`
 		INSERT INTO moves (why, name, image, swarm_id, container_id, running, from_id, from_node, from_engine, copy_name)
 		SELECT ?, c.name, c.image, ?, c.container_id, ?, c.node_id, n.name, coalesce(n.engine_id, ''), ?
 		  FROM (SELECT * FROM containers WHERE node_id = ? AND container_id = ?) c JOIN nodes n ON n.id = c.node_id
-		 WHERE NOT EXISTS (SELECT 1 FROM moves o WHERE o.container_id = c.container_id AND (o.step <> 'done' OR o.outcome = 'moved'))`,
-		m.why, m.swarmID, m.running, m.copyName, m.from, m.container)
+		 WHERE NOT EXISTS (SELECT 1 FROM moves o WHERE o.container_id = c.container_id AND (o.step <> 'done' OR o.id > ?))`,
+		m.why, m.swarmID, m.running, m.copyName, m.from, m.container, last)
 	if err != nil {
 		return err
 	}

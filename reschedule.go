@@ -258,6 +258,9 @@ func (m *mover) lookAt(ctx context.Context, node int64, why string) error {
 // ready tells whether it is time for an attempt. One that failed because no node that
 // answers had the image waits for the image, as long as it takes.
 func (m *mover) ready(ctx context.Context, k *leaving) (bool, error) {
+	if k.moving {
+		return false, nil // how it ends decides
+	}
 	if !k.lacksImage {
 		return k.due(time.Now(), m.pace), nil
 	}

@@ -363,32 +363,39 @@ func TestWhatSharesNamespacesByIDFollowsTheCopy(t *testing.T) {
 	f.oracle(t)
 }
 
-// What was looked at before an attempt ended well is not moved once more: the old container
-// may be there still, under another name.
-func TestAnOldContainerIsNotMovedAgain(t *testing.T) {
+// An attempt is decided by what is known of those before: one that ended after the look may
+// have moved the container, whose old one is there still, or have to wait for its image.
+func TestAnAttemptIsDecidedByTheLastOne(t *testing.T) {
 	t.Parallel()
 	st := testStore(t)
 	st.sql(t, standardCluster)
 	st.sql(t, "INSERT INTO containers (node_id, id, container_id, name, image, state, created_at, counted, nano_cpus, memory_bytes, summary) VALUES (1, 1, 'c1', 'web', 'busybox', 'running', 0, 1, 0, 0, '{}')")
 	for _, c := range []struct {
 		step, outcome string
-		again         bool
-	}{{"make", "under way", false}, {"swap", "under way", false}, {"done", "failed", true}, {"done", "moved", false}} {
+		known, again  bool
+	}{
+		{"make", "under way", true, false}, {"swap", "under way", true, false},
+		{"done", "failed", true, true}, {"done", "failed", false, false}, {"done", "moved", false, false},
+	} {
 		err := st.write(t.Context(), func(tx *tx) error {
 			if _, err := tx.exec("DELETE FROM moves"); err != nil {
 				return err
 			}
 			mv := &move{why: whyDrain, container: "c1", from: 1, copyName: "web-new-c1"}
-			if err := tx.beginMove(mv); err != nil {
+			if err := tx.beginMove(mv, 0); err != nil {
 				return err
 			}
 			if _, err := tx.exec("UPDATE moves SET step = ?, outcome = ?", c.step, c.outcome); err != nil {
 				return err
 			}
-			return tx.beginMove(mv)
+			last := int64(0)
+			if c.known {
+				last = mv.id
+			}
+			return tx.beginMove(mv, last)
 		})
 		if c.again && err != nil || !c.again && !errors.Is(err, errNotFound) {
-			t.Errorf("another attempt after %s, %s: %v", c.step, c.outcome, err)
+			t.Errorf("another attempt after %s, %s, known %t: %v", c.step, c.outcome, c.known, err)
 		}
 	}
 }
