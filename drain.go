@@ -126,7 +126,7 @@ func (s *scratch) copyOf(ctx context.Context, k *leaving) (w *workload, err erro
 	if err == nil {
 		w, _, err = readCreateAs([]byte(body.text), &call{version: body.version}, newSwarmID())
 	} else if errors.Is(err, errNotFound) {
-		err = s.get(ctx, "SELECT request FROM placements WHERE container_id = ? ORDER BY id DESC LIMIT 1", []any{k.id}, &request)
+		err = s.get(ctx, "SELECT request FROM placements WHERE container_id = ? AND container_id <> '' ORDER BY id DESC LIMIT 1", []any{k.id}, &request)
 		if errors.Is(err, errNotFound) {
 			request, err = "{}", nil
 		}

@@ -290,7 +290,7 @@ func (s *store) endMove(ctx context.Context, m *move, outcome, old, problem stri
 		if outcome == "failed" {
 			return t.told(m, "reschedule_failed")
 		}
-		if _, err := t.exec("UPDATE placements SET name = ? WHERE container_id = ? AND name = ?", m.name, m.copyID, m.copyName); err != nil {
+		if _, err := t.exec("UPDATE placements SET name = ? WHERE container_id = ? AND container_id <> '' AND name = ?", m.name, m.copyID, m.copyName); err != nil {
 			return err
 		}
 		// With -relay-ports: the number that the old one had is free for the copy now.

@@ -96,6 +96,10 @@ func (q *query) bestOfSizes(t *tx, w *workload, sizes int) ([]candidate, error) 
 	case w.memory > 0:
 		load = "n.load_memory"
 	}
+	limit := max(2, min(bestOfSize, 64/max(sizes, 1)))
+	if load == "" {
+		limit = 2 // the score is the same everywhere, and the index has the rest of the order
+	}
 	var order string
 	switch {
 	case q.strategy == "spread" && load == "":
@@ -113,7 +117,7 @@ func (q *query) bestOfSizes(t *tx, w *workload, sizes int) ([]candidate, error) 
 	best, err := q.rank(t, w, fmt.Sprintf(`node_sizes s CROSS JOIN node_load n ON n.id IN (
 			SELECT n.id FROM node_load n
 			 WHERE n.failures = 0 AND n.size_class = s.size_class AND %s
-			 ORDER BY %s LIMIT %d)`, where, order, max(2, min(bestOfSize, 64/max(sizes, 1)))), args, "s.state = 'healthy'")
+			 ORDER BY %s LIMIT %d)`, where, order, limit), args, "s.state = 'healthy'")
 	if err != nil || len(best) == 0 {
 		return nil, err
 	}

@@ -191,7 +191,9 @@ CREATE TABLE reservations (
                -- its room passes on to the container, and the sums of its node stay as they are
   made_at      INTEGER NOT NULL DEFAULT (strftime('%s','now')) -- unix seconds
 ) STRICT;
-CREATE INDEX reservations_by_node ON reservations (node_id);
+CREATE INDEX reservations_by_node ON reservations (node_id)
+  /* A container's that is under way is looked for by its identity. */
+  WHERE kind <> 'container' OR state = 'unknown' OR state = 'taken';
 CREATE UNIQUE INDEX reservations_by_name ON reservations (name) WHERE kind = 'container';
 CREATE INDEX reservations_by_group ON reservations (group_key) WHERE group_key <> '';
 
@@ -507,7 +509,9 @@ CREATE TABLE placements (
   decide_us    INTEGER NOT NULL DEFAULT 0,     -- microseconds to decide and reserve
   engine_us    INTEGER NOT NULL DEFAULT 0      -- microseconds the engine took to answer
 ) STRICT;
-CREATE INDEX placements_by_name ON placements (name);
+CREATE INDEX placements_by_name ON placements (name)
+  /* With those of containers it would cost each create a page. */
+  WHERE kind = 'network' OR kind = 'volume';
 CREATE INDEX placements_by_container ON placements (container_id) WHERE container_id <> '';
 CREATE INDEX placements_by_outcome ON placements (outcome) WHERE outcome = 'reserved' AND kind IN ('image', 'build');
 
@@ -544,37 +548,39 @@ CREATE INDEX events_by_arrival ON events (at_nano);
 
 CREATE TRIGGER containers_added AFTER INSERT ON containers
 WHEN new.counted AND NOT EXISTS (SELECT 1 FROM reservations WHERE node_id = new.node_id AND state = 'taken') BEGIN
-  /* The sums of nodes: what is counted there is added, */
-  UPDATE nodes SET containers = containers + 1,
-         used_nano_cpus = used_nano_cpus + new.nano_cpus,
-         used_memory_bytes = used_memory_bytes + new.memory_bytes WHERE id = new.node_id;
+  /* The sums of nodes: what is counted there is added. One sum at a time, and none by 0: an UPDATE writes
+     the indexes of every column that it names, and their pages are most of what a create costs. */
+  UPDATE nodes SET containers = containers + 1 WHERE id = new.node_id;
+  UPDATE nodes SET used_nano_cpus = used_nano_cpus + new.nano_cpus WHERE id = new.node_id AND new.nano_cpus <> 0;
+  UPDATE nodes SET used_memory_bytes = used_memory_bytes + new.memory_bytes WHERE id = new.node_id AND new.memory_bytes <> 0;
 END;
 CREATE TRIGGER containers_gone AFTER DELETE ON containers WHEN old.counted BEGIN
-  /* subtracted when it goes, */
-  UPDATE nodes SET containers = containers - 1,
-         used_nano_cpus = used_nano_cpus - old.nano_cpus,
-         used_memory_bytes = used_memory_bytes - old.memory_bytes WHERE id = old.node_id;
+  /* It is subtracted when it goes, */
+  UPDATE nodes SET containers = containers - 1 WHERE id = old.node_id;
+  UPDATE nodes SET used_nano_cpus = used_nano_cpus - old.nano_cpus WHERE id = old.node_id AND old.nano_cpus <> 0;
+  UPDATE nodes SET used_memory_bytes = used_memory_bytes - old.memory_bytes WHERE id = old.node_id AND old.memory_bytes <> 0;
 END;
 CREATE TRIGGER containers_changed AFTER UPDATE OF counted, nano_cpus, memory_bytes ON containers
 WHEN (old.counted <> new.counted OR old.nano_cpus <> new.nano_cpus OR old.memory_bytes <> new.memory_bytes)
  AND NOT EXISTS (SELECT 1 FROM reservations WHERE node_id = new.node_id AND state = 'taken') BEGIN
   /* and both when it changes; a container never changes its node. */
-  UPDATE nodes SET containers = containers - old.counted + new.counted,
-         used_nano_cpus = used_nano_cpus - old.counted * old.nano_cpus + new.counted * new.nano_cpus,
-         used_memory_bytes = used_memory_bytes - old.counted * old.memory_bytes + new.counted * new.memory_bytes
-   WHERE id = new.node_id;
+  UPDATE nodes SET containers = containers - old.counted + new.counted WHERE id = new.node_id AND old.counted <> new.counted;
+  UPDATE nodes SET used_nano_cpus = used_nano_cpus - old.counted * old.nano_cpus + new.counted * new.nano_cpus
+   WHERE id = new.node_id AND old.counted * old.nano_cpus <> new.counted * new.nano_cpus;
+  UPDATE nodes SET used_memory_bytes = used_memory_bytes - old.counted * old.memory_bytes + new.counted * new.memory_bytes
+   WHERE id = new.node_id AND old.counted * old.memory_bytes <> new.counted * new.memory_bytes;
 END;
 CREATE TRIGGER reservations_added AFTER INSERT ON reservations WHEN new.kind = 'container' BEGIN
   /* A reservation counts as the container that it will be; */
-  UPDATE nodes SET containers = containers + 1,
-         used_nano_cpus = used_nano_cpus + new.nano_cpus,
-         used_memory_bytes = used_memory_bytes + new.memory_bytes WHERE id = new.node_id;
+  UPDATE nodes SET containers = containers + 1 WHERE id = new.node_id;
+  UPDATE nodes SET used_nano_cpus = used_nano_cpus + new.nano_cpus WHERE id = new.node_id AND new.nano_cpus <> 0;
+  UPDATE nodes SET used_memory_bytes = used_memory_bytes + new.memory_bytes WHERE id = new.node_id AND new.memory_bytes <> 0;
 END;
 CREATE TRIGGER reservations_gone AFTER DELETE ON reservations WHEN old.kind = 'container' AND old.state <> 'taken' BEGIN
   /* what it reserves never changes. */
-  UPDATE nodes SET containers = containers - 1,
-         used_nano_cpus = used_nano_cpus - old.nano_cpus,
-         used_memory_bytes = used_memory_bytes - old.memory_bytes WHERE id = old.node_id;
+  UPDATE nodes SET containers = containers - 1 WHERE id = old.node_id;
+  UPDATE nodes SET used_nano_cpus = used_nano_cpus - old.nano_cpus WHERE id = old.node_id AND old.nano_cpus <> 0;
+  UPDATE nodes SET used_memory_bytes = used_memory_bytes - old.memory_bytes WHERE id = old.node_id AND old.memory_bytes <> 0;
 END;
 
 CREATE TRIGGER placements_ended AFTER DELETE ON containers BEGIN
