@@ -23,8 +23,7 @@ type engineEvent struct {
 	raw json.RawMessage
 }
 
-// readEvents reads the stream until it or ctx ends, into the queue that it returns. Lines that
-// are no events are skipped.
+// readEvents reads the stream until it or ctx ends, into the queue that it returns.
 func readEvents(ctx context.Context, stream io.Reader) *eventQueue {
 	q := &eventQueue{some: make(chan struct{}, 1)}
 	q.taken = sync.NewCond(&q.mu)
@@ -37,7 +36,7 @@ func readEvents(ctx context.Context, stream io.Reader) *eventQueue {
 				q.end(err)
 				return
 			}
-			if ev, ok := parseEvent(line); ok && !q.put(ev) {
+			if !q.put(line) {
 				return
 			}
 		}
@@ -54,20 +53,20 @@ const maxBunch = 256
 type eventQueue struct {
 	some chan struct{} // receives when there is something to take
 
-	mu     sync.Mutex
-	taken  *sync.Cond
-	events []engineEvent
-	err    error // why there will be no more
+	mu    sync.Mutex
+	taken *sync.Cond
+	lines [][]byte
+	err   error // why there will be no more
 }
 
 // put waits for room. It tells whether the events are still wanted.
-func (q *eventQueue) put(ev engineEvent) bool {
+func (q *eventQueue) put(line []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.events) >= maxBunch && q.err == nil {
+	for len(q.lines) >= maxBunch && q.err == nil {
 		q.taken.Wait()
 	}
-	q.events = append(q.events, ev)
+	q.lines = append(q.lines, line)
 	q.tell()
 	return q.err == nil
 }
@@ -89,14 +88,20 @@ func (q *eventQueue) tell() {
 	}
 }
 
-// take returns the events that have come, and why there will be no more.
-func (q *eventQueue) take() ([]engineEvent, error) {
+// take returns the events that have come, and why there will be no more. Lines that are
+// no events are skipped.
+func (q *eventQueue) take() (bunch []engineEvent, err error) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	bunch := q.events
-	q.events = nil
+	lines := q.lines
+	q.lines, err = nil, q.err
 	q.taken.Broadcast()
-	return bunch, q.err
+	q.mu.Unlock()
+	for _, line := range lines {
+		if ev, ok := parseEvent(line); ok {
+			bunch = append(bunch, ev)
+		}
+	}
+	return bunch, err
 }
 
 func parseEvent(line []byte) (ev engineEvent, ok bool) {
