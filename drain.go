@@ -61,7 +61,7 @@ func drainCommand(ctx context.Context, args []string, _ io.Reader, stdout, stder
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "\n%d of %d containers would be moved\n", moved, len(list))
+	_, err = fmt.Fprintf(stdout, "\n%d of %s would be moved\n", moved, counted(len(list), "container"))
 	return err
 }
 

@@ -191,7 +191,7 @@ func TestE2EDrainMovesAServiceAndLeavesData(t *testing.T) {
 			if got := m.with(t, docker, "node", "ls", "--filter", "name="+node, "--format", "{{.Status}} {{.Availability}}"); got != "Ready Drain" {
 				return fmt.Errorf("%s node ls: %s", docker, got)
 			}
-			if got := m.with(t, docker, "node", "inspect", "--pretty", node); !strings.Contains(got, "raining, 2 containers are left: db: local volume data; plain: no reschedule policy") {
+			if got := m.with(t, docker, "node", "inspect", "--pretty", node); !strings.Contains(got, "raining, 2 containers left: db: local volume data; plain: no reschedule policy") {
 				return fmt.Errorf("%s node inspect --pretty: %s", docker, got)
 			}
 			if got := m.with(t, docker, "node", "ps", "--format", "{{.Name}}", node); got != "plain.1\ndb.1" && got != "db.1\nplain.1" {

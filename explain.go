@@ -215,7 +215,7 @@ func (sc *scheduler) explain(t *tx, w *workload) (*explanation, error) {
 		if fitting == 1 {
 			x.Message = fmt.Sprintf("%s would choose %s, the only one of %d that fits", x.Strategy, x.Node, len(all))
 		}
-		if sc.strategy == "random" {
+		if sc.strategy == "random" && fitting > 1 {
 			x.Message = fmt.Sprintf("random would choose any of the %d of %d that fit", fitting, len(all))
 		}
 		x.Message += failed

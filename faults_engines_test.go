@@ -141,7 +141,7 @@ func TestF16AnEngineThatSaysNonsense(t *testing.T) {
 	if err := f.nodes.list(t.Context(), engine); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.rows(t, "SELECT what, node, detail FROM trouble"); !strings.HasPrefix(got, "bad answer|a|bad answer: 1 of 1 containers") {
+	if got := f.rows(t, "SELECT what, node, detail FROM trouble"); !strings.HasPrefix(got, "bad answer|a|bad answer: wrong shape of 1 of 1 container in the list") {
 		t.Errorf("trouble = %q, want the bad answer of a", got)
 	}
 	undo()

@@ -307,12 +307,9 @@ type leftOnNode struct {
 	why        string // of the first ones, in words
 }
 
-// words tells what is left, count being the format of how many.
-func (l *leftOnNode) words(count string) string {
-	words := fmt.Sprintf(count, l.containers)
-	if l.containers == 1 {
-		words = strings.NewReplacer("containers are", "container is", "containers", "container").Replace(words)
-	}
+// words tells what is left; end comes behind how many.
+func (l *leftOnNode) words(end string) string {
+	words := counted(l.containers, "container") + end
 	if l.why != "" {
 		words += ": " + l.why
 	}

@@ -387,13 +387,13 @@ func (s *store) putLists(ctx context.Context, node int64, l lists, before int64)
 			for _, list := range []struct {
 				bad, items int
 				kind       string
-			}{{bad, len(l.containers), "containers"}, {badImages, len(l.images), "images"}, {badNetworks, len(l.networks), "networks"}, {badVolumes, len(l.volumes), "volumes"}} {
+			}{{bad, len(l.containers), "container"}, {badImages, len(l.images), "image"}, {badNetworks, len(l.networks), "network"}, {badVolumes, len(l.volumes), "volume"}} {
 				if list.bad > 0 {
-					note += fmt.Sprintf(", %d of %d %s", list.bad, list.items, list.kind)
+					note += fmt.Sprintf(", %d of %s", list.bad, counted(list.items, list.kind))
 				}
 			}
 			if note != "" {
-				note = "bad answer: " + note[2:] + " in the list have a wrong shape"
+				note = "bad answer: wrong shape of " + note[2:] + " in the list"
 			}
 			if l.known != nil && note == "" {
 				l.known.face, l.known.listed, l.known.entries, l.known.bytes = known.face, known.listed, known.entries, known.bytes

@@ -153,7 +153,7 @@ func TestListSkipsItemsOfAWrongShapeAndDeletesNothingThen(t *testing.T) {
 		if got := st.one(t, rows); got != "2|2|2|2|2" {
 			t.Errorf("%s: rows %s, want 2 of each: nothing may go on the ground of a partial list", name, got)
 		}
-		want := "bad answer: 1 of 2 containers, 1 of 2 images, 1 of 2 networks, 1 of 2 volumes in the list have a wrong shape"
+		want := "bad answer: wrong shape of 1 of 2 containers, 1 of 2 images, 1 of 2 networks, 1 of 2 volumes in the list"
 		if got := st.one(t, "SELECT error, (SELECT detail FROM trouble) FROM nodes"); got != want+"|"+want {
 			t.Errorf("%s: node's error is %s, want %s", name, got, want)
 		}

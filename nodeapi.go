@@ -87,7 +87,7 @@ func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]
 		case state != "healthy":
 			n.Status.Message = strings.Trim(step+": "+problem, ": ")
 		case n.Spec.Availability == "drain":
-			n.Status.Message = "draining, " + left.words("%d containers are left")
+			n.Status.Message = "draining, " + left.words(" left")
 		case lapsed:
 			n.Status.Message = "not registered, its swarmlite join is silent: it takes no new containers"
 		}

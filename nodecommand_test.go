@@ -63,7 +63,7 @@ func TestNodesAreAddedToARunningManagerAndStay(t *testing.T) {
 		}
 		f.make(t, "box", sleepBody) // on a or b: one of them is refused below
 		holder := f.rows(t, "SELECT n.name FROM containers c JOIN nodes n ON n.id = c.node_id")
-		commandFails(t, "has 1 containers", node("rm", holder)...)
+		commandFails(t, "has 1 container:", node("rm", holder)...)
 		// While the manager runs, its database is its own: -db asks it too.
 		commandOK(t, holder, node("rm", "-force", "-db", db, holder)...)
 		other := map[string]string{"a": "big", "big": "a"}[holder]

@@ -40,7 +40,7 @@ func TestANodeThatIsRemovedStaysAwayUntilItIsNamedAnew(t *testing.T) {
 		return nil
 	})
 	status, answer := f.call(t, "DELETE", "/nodes/a", "")
-	if status != http.StatusConflict || message(answer) != "node a has 1 containers: remove them or drain the node first, or use --force, which leaves them on the host" {
+	if status != http.StatusConflict || message(answer) != "node a has 1 container: remove what is on it or drain the node first, or use --force, which leaves it on the host" {
 		t.Errorf("rm of a node with a container = %d %s", status, answer)
 	}
 	f.awaitStates(t, "a=healthy b=healthy")

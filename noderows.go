@@ -51,7 +51,7 @@ func (s *store) keepOut(ctx context.Context, id int64, force bool) (left int, er
 			return err
 		}
 		if left > 0 && !force {
-			return errorf(http.StatusConflict, "node %s has %d containers: remove them or drain the node first, or use --force, which leaves them on the host", name, left)
+			return errorf(http.StatusConflict, "node %s has %s: remove what is on it or drain the node first, or use --force, which leaves it on the host", name, counted(left, "container"))
 		}
 		if err := t.takeOut(id); err != nil {
 			return err

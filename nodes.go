@@ -459,7 +459,7 @@ func (f *follower) check(ctx context.Context) error {
 		f.looked = monotonic()
 		missed, err := ns.missed(ctx, e, f.last, f.clock.Add(time.Duration(f.looked-f.opened)))
 		if err == nil && missed > 0 {
-			return &stepError{"events", fmt.Errorf("%w without a word: it did not tell %d events", errStreamEnded, missed)}
+			return &stepError{"events", fmt.Errorf("%w without a word: it did not tell %s", errStreamEnded, counted(missed, "event"))}
 		}
 		if err != nil { // whether the engine lives is the ping's to say
 			ns.log.Warn("events not compared", "node", e.nodeName(), "err", err)

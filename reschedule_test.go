@@ -137,7 +137,7 @@ idle        busybox   created   c
 	f.awaitRows(t, "idle|drain|a|1|done|moved||removed|0\nweb|drain|a|1|done|moved||removed|1",
 		"SELECT name, why, from_node, to_node <> 'a', step, outcome, error, old, running FROM moves WHERE name IN ('web', 'idle') ORDER BY name")
 	_, answer = f.call(t, "GET", "/nodes/a", "")
-	if !strings.Contains(answer, `"Message":"draining, 4 containers are left: db: local volume data; fixed: no node fits: `) {
+	if !strings.Contains(answer, `"Message":"draining, 4 containers left: db: local volume data; fixed: no node fits: `) {
 		t.Errorf("the drained node is shown as %s", answer)
 	}
 	_, answer = f.call(t, "GET", "/info", "")
@@ -241,7 +241,8 @@ unnamed-policy-old|it is what was left of a move`, `SELECT CASE WHEN container L
 
 func TestDrainDryRunSaysWhatItCannotDo(t *testing.T) {
 	t.Parallel()
-	_, path := clusterFile(t, standardCluster+"; UPDATE nodes SET state = 'unhealthy' WHERE id = 3")
+	_, path := clusterFile(t, standardCluster+`; UPDATE nodes SET state = 'unhealthy' WHERE id = 3;
+		INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, summary) VALUES (1, 2, 'c1', 'web', 'nginx', 'running', 1, '{}')`)
 	for args, want := range map[string]string{
 		"-dry-run":        "drain: name one node; swarmlite drain -h tells more",
 		"node-1":          "drain: give -dry-run to see what would be moved; docker node update --availability drain node-1 drains the node",
@@ -254,6 +255,9 @@ func TestDrainDryRunSaysWhatItCannotDo(t *testing.T) {
 	}
 	if got, err := swarmlite(t, "drain", "-db="+path, "-dry-run", "-json", "node-1"); err != nil || got != "[]\n" {
 		t.Errorf("drain -json of an empty node: %v %s", err, got)
+	}
+	if got, err := swarmlite(t, "drain", "-db="+path, "-dry-run", "node-2"); err != nil || !strings.HasSuffix(got, "\n0 of 1 container would be moved\n") {
+		t.Errorf("drain of a node with one container: %v %s", err, got)
 	}
 }
 

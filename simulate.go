@@ -394,12 +394,12 @@ func (x *simulation) print(w io.Writer) error {
 	words := fmt.Sprintf("%s, overcommit %g: ", x.Strategy, x.Overcommit)
 	switch x.Mode {
 	case "ledger":
-		words += fmt.Sprintf("of %d requests %d go where they went, %d elsewhere, %d refused (%d then)", len(x.Requests), x.Same, x.Elsewhere, x.RefusedNow, x.RefusedThen)
+		words += fmt.Sprintf("of %s %d go where they went, %d elsewhere, %d refused (%d then)", counted(len(x.Requests), "request"), x.Same, x.Elsewhere, x.RefusedNow, x.RefusedThen)
 		if x.Unreadable > 0 {
-			words += fmt.Sprintf("; %d rows of the ledger are of another version and left out", x.Unreadable)
+			words += fmt.Sprintf("; of the ledger %s of another version left out", counted(x.Unreadable, "row"))
 		}
 	case "requests":
-		words += fmt.Sprintf("of %d requests %d fit, %d refused", len(x.Requests), x.Placed, x.RefusedNow)
+		words += fmt.Sprintf("of %s %d fit, %d refused", counted(len(x.Requests), "request"), x.Placed, x.RefusedNow)
 	default:
 		words += fmt.Sprintf("%d more fit, then %s", x.Placed, x.Message)
 	}
@@ -424,7 +424,7 @@ func (x *simulation) print(w io.Writer) error {
 	byLoad := func(a, b nodeBalance) int { return int(math.Copysign(1, a.Load-b.Load)) }
 	byCount := func(a, b nodeBalance) int { return int(a.Containers - b.Containers) }
 	low, high := slices.MinFunc(x.Nodes, byLoad), slices.MaxFunc(x.Nodes, byLoad)
-	_, err := fmt.Fprintf(w, "\nspread of load: %.0f%% to %.0f%%, %d to %d containers a node\n", low.Load, high.Load,
-		slices.MinFunc(x.Nodes, byCount).Containers, slices.MaxFunc(x.Nodes, byCount).Containers)
+	_, err := fmt.Fprintf(w, "\nspread of load: %.0f%% to %.0f%%, %d to %s a node\n", low.Load, high.Load,
+		slices.MinFunc(x.Nodes, byCount).Containers, counted(int(slices.MaxFunc(x.Nodes, byCount).Containers), "container"))
 	return err
 }

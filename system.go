@@ -208,7 +208,7 @@ func (c *cluster) nodeStatus(ctx context.Context, nodes int64) (status [][2]stri
 			status = append(status, [2]string{"  └ Reserved Resources", resources})
 		}
 		if availability == "drain" || left.why != "" {
-			status = append(status, [2]string{"  └ Left", left.words("%d containers")})
+			status = append(status, [2]string{"  └ Left", left.words("")})
 		}
 		if problem != "" {
 			status = append(status, [2]string{"  └ Error", strings.TrimPrefix(step+": "+problem, ": ")})
@@ -244,7 +244,7 @@ func (c *cluster) nodeWarnings(ctx context.Context) ([]string, error) {
 			time.Unix(at, 0).UTC().Format(time.RFC3339), step, problem), ": : "))
 	}
 	if more := all - len(warnings); more > 0 {
-		warnings = append(warnings, fmt.Sprintf("WARNING: %d more nodes are not healthy: see the view trouble in the database", more))
+		warnings = append(warnings, fmt.Sprintf("WARNING: %s not healthy: see the view trouble in the database", counted(more, "more node")))
 	}
 	return warnings, rows.Err()
 }
