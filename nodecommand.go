@@ -147,7 +147,7 @@ func listCommand(ctx context.Context, args []string, _ io.Reader, stdout, stderr
 	defer db.Close()
 	rows, err := db.QueryContext(ctx, `
 		SELECT name AS NODE, address AS ADDRESS, state AS STATE, availability AS AVAILABILITY, source AS "NAMED BY",
-		       iif(state = 'healthy', '', trim(step || ': ' || error, ': ')) AS PROBLEM
+		       trim(step || ': ' || error, ': ') AS PROBLEM
 		  FROM nodes WHERE state <> 'removed' ORDER BY name, id`)
 	if err != nil {
 		return fmt.Errorf("list: %s", sqliteWords(err))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -231,4 +232,44 @@ func TestCommandsSpeakTLS(t *testing.T) {
 	stranger := testCA(t).client(t, "stranger")
 	commandFails(t, fmt.Sprintf("ask the manager at tcp://%s: ", l.Addr()), "node", "rm", "-H", l.Addr().String(),
 		"-tlscacert", certs.ca, "-tlscert", stranger.cert, "-tlskey", stranger.key, "a")
+}
+
+// What is wrong with a node, and what was being done, is told wherever nodes are shown.
+func TestNodesTellTheFailingStep(t *testing.T) {
+	t.Parallel()
+	c, url := testCluster(t)
+	c.infoNodes = 1
+	c.store.sql(t, standardCluster+`; UPDATE nodes SET state = 'unhealthy', step = 'ping', error = 'no answer in time' WHERE id < 3;
+		UPDATE nodes SET error = 'bad answer: wrong shape of 1 of 2 images in the list' WHERE id = 3`)
+	for table, got := range map[string]string{
+		"list":    commandText(t, "list", "-db", c.store.path),
+		"cluster": commandText(t, "sql", "-db", c.store.path, "SELECT * FROM cluster"),
+	} {
+		for node, want := range map[string]string{"node-1": "   ping: no answer in time\n", "node-3": "   bad answer: wrong shape of 1 of 2 images in the list"} {
+			if _, row, _ := strings.Cut(got+"\n", "\n"+node); !strings.Contains(row, want) {
+				t.Errorf("%s has no %q:\n%s", table, want, got)
+			}
+		}
+	}
+	resp, err := http.Get(url + "/v1.41/info")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	answer := string(body)
+	for _, want := range []string{`["  └ Error","ping: no answer in time"]`, "is unhealthy since 1970-01-01T00:00:00Z: ping: no answer in time", `"WARNING: 1 more node not healthy: see the view trouble in the database"`} {
+		if !strings.Contains(answer, want) {
+			t.Errorf("info has no %s: %v %s", want, err, answer)
+		}
+	}
+}
+
+func commandText(t *testing.T, args ...string) string {
+	t.Helper()
+	got, err := command(t, args...)
+	if err != nil {
+		t.Errorf("swarmlite %s: %v", strings.Join(args, " "), err)
+	}
+	return got
 }

@@ -682,7 +682,8 @@ CREATE VIEW cluster AS
                     WHERE r.node_id = l.id), '') AS "reserved resources",
          coalesce((SELECT group_concat(key || '=' || value, ', ') FROM node_labels b
                     WHERE b.node_id = l.id AND b.source <> 'automatic'), '') AS labels,
-         n.engine_version AS engine, l.address, n.error
+         n.engine_version AS engine, l.address,
+         trim(n.step || ': ' || n.error, ': ') AS error /* the last one, behind what was being done */
     FROM node_load l JOIN nodes n ON n.id = l.id
    ORDER BY l.name;
 
@@ -757,7 +758,7 @@ CREATE VIEW drain AS
 CREATE VIEW trouble AS
   /* What a person should look at; empty when all is well. */
   SELECT 'node ' || n.state AS what, n.name AS node,
-         n.address || ' since ' || datetime(n.state_at, 'unixepoch') || ': ' || n.step || ': ' || n.error AS detail
+         rtrim(n.address || ' since ' || datetime(n.state_at, 'unixepoch') || ': ' || n.step || ': ' || n.error, ': ') AS detail
     FROM nodes n WHERE n.state IN ('pending', 'unhealthy', 'duplicate')
   UNION ALL
   SELECT 'not registered', n.name, 'swarmlite join on the host is silent, it takes no new containers'

@@ -99,7 +99,7 @@ func TestViewsAnswerAPersonsFirstQuestions(t *testing.T) {
 		UPDATE nodes SET ip = '10.9.8.7', engine_version = '20.10.24' WHERE id = 1;
 		UPDATE nodes SET state = 'unhealthy', state_at = 1000000000, step = 'ping', error = 'no answer in time' WHERE id = 2;
 		UPDATE nodes SET availability = 'drain', clock_skew_ms = -2500, error = 'bad answer: 1 of 2 images' WHERE id = 3;
-		INSERT INTO nodes (id, name, address, state) VALUES (4, 'gone', 'tcp://10.0.0.4:2375', 'removed');
+		INSERT INTO nodes (id, name, address, state, state_at) VALUES (4, 'gone', 'tcp://10.0.0.4:2375', 'removed', 0), (5, 'node-4', 'tcp://10.0.0.5:2375', 'pending', 1000000000);
 		INSERT INTO node_labels VALUES (1, 'storage', 'ssd', 'engine'), (1, 'rack', '7', 'operator'), (1, 'ostype', 'linux', 'automatic');
 		INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, nano_cpus, memory_bytes, summary) VALUES
 			(1, 1, '0123456789abcdef', 'web', 'nginx', 'running', 1000000000, 1500000000, 1073741824, '{}'),
@@ -133,8 +133,9 @@ func TestViewsAnswerAPersonsFirstQuestions(t *testing.T) {
 	})
 	for _, tt := range []struct{ query, want string }{
 		{"SELECT * FROM cluster", `node-1|healthy|active|2|1.50 / 4.20|1024 / 4301 MiB|gpu 1 / 4|rack=7, storage=ssd|20.10.24|tcp://10.0.0.1:2375|
-node-2|unhealthy|active|2|0.00 / 4.20|0 / 4301 MiB||||tcp://10.0.0.2:2375|no answer in time
-node-3|healthy|drain|2|5.00 / 4.20|0 / 4301 MiB||||tcp://10.0.0.3:2375|bad answer: 1 of 2 images`},
+node-2|unhealthy|active|2|0.00 / 4.20|0 / 4301 MiB||||tcp://10.0.0.2:2375|ping: no answer in time
+node-3|healthy|drain|2|5.00 / 4.20|0 / 4301 MiB||||tcp://10.0.0.3:2375|bad answer: 1 of 2 images
+node-4|pending|active|0|0.00 / 0.00|0 / 0 MiB||||tcp://10.0.0.5:2375|`},
 		{"SELECT * FROM ps", `23456789abcd|db|postgres|node-3|running||5.0|0|2001-09-09 01:46:42|
 123456789abc|db|postgres|node-2|running|unhealthy|0.0|0|2001-09-09 01:46:41|
 0123456789ab|web|nginx|node-1|running||1.5|1024|2001-09-09 01:46:40|10.9.8.7:8080/tcp, 127.0.0.1:53/udp
@@ -150,6 +151,7 @@ node-3|healthy|drain|2|5.00 / 4.20|0 / 4301 MiB||||tcp://10.0.0.3:2375|bad answe
 web|nginx|node-1|2001-09-09 01:46:40|now`},
 		{"SELECT * FROM drain", "node-3|drain|healthy||x|dead|\nnode-3|drain|healthy|db|postgres|running|it has no reschedule policy"},
 		{"SELECT * FROM trouble", `node unhealthy|node-2|tcp://10.0.0.2:2375 since 2001-09-09 01:46:40: ping: no answer in time
+node pending|node-4|tcp://10.0.0.5:2375 since 2001-09-09 01:46:40
 bad answer|node-3|bad answer: 1 of 2 images
 clock|node-3|engine is -2.5 s off the manager
 name used twice|node-2, node-3|db
@@ -158,7 +160,8 @@ left on a drained node|node-3|db: it has no reschedule policy
 create without answer|node-2|db-2 since 2001-09-09 01:46:43`},
 		{"SELECT id, containers, nano_cpus, used_nano_cpus, memory_bytes, used_memory_bytes FROM node_load", `1|2|4200000000|1500000000|4509715660|1073741824
 2|2|4200000000|0|4509715660|0
-3|2|4200000000|5000000000|4509715660|0`},
+3|2|4200000000|5000000000|4509715660|0
+5|0|0|0|0|0`},
 	} {
 		if got := st.shell(t, tt.query); got != tt.want {
 			t.Errorf("%s:\n%s\nwant\n%s", tt.query, got, tt.want)
