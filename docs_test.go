@@ -50,7 +50,8 @@ func TestAPIDocsNameEveryRoute(t *testing.T) {
 	}
 }
 
-// TestReadmeUnitIsOneThatSystemdTakes holds the unit in README against systemd's own check.
+// TestReadmeUnitIsOneThatSystemdTakes holds the unit in README against systemd's own check,
+// and the limits that it is to have (FAULTS S30).
 func TestReadmeUnitIsOneThatSystemdTakes(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile("README.md")
@@ -60,6 +61,11 @@ func TestReadmeUnitIsOneThatSystemdTakes(t *testing.T) {
 	unit := regexp.MustCompile("(?s)```ini\n(\\[Unit\\].*?)```").FindSubmatch(readme)
 	if unit == nil {
 		t.Fatal("README.md shows no unit")
+	}
+	for _, want := range []string{"NoNewPrivileges=true", "ProtectSystem=strict", "MemoryMax=", "Environment=GOMEMLIMIT=", "LimitNOFILE="} {
+		if !strings.Contains(string(unit[1]), "\n"+want) {
+			t.Errorf("the unit of README.md has no %s", want)
+		}
 	}
 	verify, err := exec.LookPath("systemd-analyze")
 	if err != nil {
