@@ -145,13 +145,12 @@ func listCommand(ctx context.Context, args []string, _ io.Reader, stdout, stderr
 		return err
 	}
 	defer db.Close()
-	rows, err := db.QueryContext(ctx, `
+	_, err = printStatement(ctx, db, `
 		SELECT name AS NODE, address AS ADDRESS, state AS STATE, availability AS AVAILABILITY, source AS "NAMED BY",
 		       trim(step || ': ' || error, ': ') AS PROBLEM
-		  FROM nodes WHERE state <> 'removed' ORDER BY name, id`)
+		  FROM nodes WHERE state <> 'removed' ORDER BY name, id`, stdout, "", printTable)
 	if err != nil {
 		return fmt.Errorf("list: %s", sqliteWords(err))
 	}
-	defer rows.Close()
-	return printTable(stdout, rows)
+	return nil
 }

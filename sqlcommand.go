@@ -22,7 +22,8 @@ import (
 const sqlUsage = `Usage: swarmlite sql [flags] 'select …'
 
 Prints what a query over the manager's database gives, read-only, whether the
-manager runs or not; - reads the query from standard input. Some to begin with:
+manager runs or not; - reads the query from standard input. Of several, with ;
+between them, one result comes after the other. Some to begin with:
 
   swarmlite sql 'select * from cluster'
   swarmlite sql 'select * from why limit 5'
@@ -36,7 +37,7 @@ func sqlCommand(ctx context.Context, args []string, stdin io.Reader, stdout, std
 	fs := flag.NewFlagSet("swarmlite sql", flag.ContinueOnError)
 	path := dbFlag(fs)
 	asCSV := fs.Bool("csv", false, "print comma-separated values")
-	asJSON := fs.Bool("json", false, "print a JSON array with an object for each row")
+	asJSON := fs.Bool("json", false, "print a JSON array for each query, with an object for each row")
 	if help, err := parseCommand(fs, args, sqlUsage, stderr); help || err != nil {
 		return err
 	}
@@ -54,26 +55,100 @@ func sqlCommand(ctx context.Context, args []string, stdin io.Reader, stdout, std
 		}
 		query = string(data)
 	}
+	list := statements(query)
+	if len(list) == 0 {
+		return errors.New("sql: the query is empty")
+	}
 	db, err := openReader(ctx, *path)
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	print := printTable
+	db.SetMaxOpenConns(1) // BEGIN is for the statements behind it
+	print, between := printTable, "\n"
 	if *asCSV {
 		print = printCSV
 	} else if *asJSON {
-		print = printJSON
+		print, between = printJSON, ""
 	}
-	rows, err := db.QueryContext(ctx, query)
-	if err != nil {
-		return fmt.Errorf("sql: %s", sqliteWords(err))
-	}
-	defer rows.Close()
-	if err := print(stdout, rows); err != nil {
-		return fmt.Errorf("sql: %s", sqliteWords(err))
+	before := ""
+	for _, statement := range list {
+		printed, err := printStatement(ctx, db, statement, stdout, before, print)
+		if err != nil {
+			return fmt.Errorf("sql: %s", sqliteWords(err))
+		}
+		if printed {
+			before = between
+		}
 	}
 	return nil
+}
+
+// printStatement prints what one statement gives, behind before. There are statements
+// that give nothing, not even columns.
+func printStatement(ctx context.Context, db *sql.DB, statement string, w io.Writer, before string, print func(io.Writer, []string, *sql.Rows) error) (printed bool, err error) {
+	rows, err := db.QueryContext(ctx, statement)
+	if err != nil {
+		return false, err
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil || len(columns) == 0 {
+		return false, err
+	}
+	io.WriteString(w, before)
+	return true, print(w, columns, rows)
+}
+
+// statements are the parts of a query between its semicolons. The driver would run them
+// all and give the last one's rows.
+func statements(query string) (list []string) {
+	bare := bareSQL(query)
+	for from := 0; from < len(query); {
+		to := len(query)
+		if n := strings.IndexByte(bare[from:], ';'); n >= 0 {
+			to = from + n
+		}
+		if strings.TrimSpace(bare[from:to]) != "" {
+			list = append(list, query[from:to])
+		}
+		from = to + 1
+	}
+	return list
+}
+
+// bareSQL blanks out comments and what is in quotes, so that all else stays where it is.
+func bareSQL(text string) string {
+	out := []byte(text)
+	blank := func(from, to int) {
+		for i := from; i < min(to, len(out)); i++ {
+			if out[i] != '\n' {
+				out[i] = ' '
+			}
+		}
+	}
+	for i := 0; i < len(text); i++ {
+		end := ""
+		switch {
+		case strings.HasPrefix(text[i:], "--"):
+			end = "\n"
+		case strings.HasPrefix(text[i:], "/*"):
+			end = "*/"
+		case text[i] == '\'' || text[i] == '"' || text[i] == '`':
+			end = text[i : i+1]
+		case text[i] == '[': // a name, as Microsoft quotes it
+			end = "]"
+		default:
+			continue
+		}
+		to := len(text)
+		if n := strings.Index(text[i+1:], end); n >= 0 {
+			to = i + 1 + n + len(end)
+		}
+		blank(i, to)
+		i = to - 1
+	}
+	return string(out)
 }
 
 // defaultDB is the file that holds all state, where -db names no other.
@@ -169,11 +244,7 @@ func cell(v any) string {
 
 var oneLiner = strings.NewReplacer("\n", "␤", "\t", " ", "\r", "")
 
-func printTable(w io.Writer, rows *sql.Rows) error {
-	columns, err := rows.Columns()
-	if err != nil || len(columns) == 0 {
-		return err
-	}
+func printTable(w io.Writer, columns []string, rows *sql.Rows) error {
 	// A single column is somebody's text, as sqlite_schema's is: it keeps its lines.
 	if len(columns) == 1 {
 		fmt.Fprintln(w, columns[0])
@@ -184,7 +255,7 @@ func printTable(w io.Writer, rows *sql.Rows) error {
 	}
 	t := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
 	fmt.Fprintln(t, strings.Join(columns, "\t"))
-	err = eachRow(rows, func(values []any) error {
+	err := eachRow(rows, func(values []any) error {
 		cells := make([]string, len(values))
 		for i, v := range values {
 			cells[i] = oneLiner.Replace(cell(v))
@@ -195,14 +266,10 @@ func printTable(w io.Writer, rows *sql.Rows) error {
 	return errors.Join(err, t.Flush())
 }
 
-func printCSV(w io.Writer, rows *sql.Rows) error {
-	columns, err := rows.Columns()
-	if err != nil || len(columns) == 0 {
-		return err
-	}
+func printCSV(w io.Writer, columns []string, rows *sql.Rows) error {
 	c := csv.NewWriter(w)
 	c.Write(columns)
-	err = eachRow(rows, func(values []any) error {
+	err := eachRow(rows, func(values []any) error {
 		cells := make([]string, len(values))
 		for i, v := range values {
 			cells[i] = cell(v)
@@ -214,13 +281,9 @@ func printCSV(w io.Writer, rows *sql.Rows) error {
 }
 
 // printJSON writes the columns in the query's order, which a map would lose.
-func printJSON(w io.Writer, rows *sql.Rows) error {
-	columns, err := rows.Columns()
-	if err != nil {
-		return err
-	}
+func printJSON(w io.Writer, columns []string, rows *sql.Rows) error {
 	next := "[\n"
-	err = eachRow(rows, func(values []any) error {
+	err := eachRow(rows, func(values []any) error {
 		var b bytes.Buffer
 		b.WriteString(next + "{")
 		next = ",\n"

@@ -50,6 +50,30 @@ func TestSQLCommandPrintsRowsWhileTheManagerRuns(t *testing.T) {
 	}
 }
 
+func TestSQLCommandPrintsWhatEachStatementGives(t *testing.T) {
+	t.Parallel()
+	_, path := clusterFile(t, "INSERT INTO nodes (address, name) VALUES ('tcp://10.0.0.1:2375', 'one')")
+	const query = "SELECT name, ';' AS semicolon FROM nodes -- all; of them\n; BEGIN; /* ; */ SELECT 2 AS n; COMMIT;;\nSELECT 3 AS n, 4 AS m WHERE 0; -- the end"
+	for _, c := range []struct{ name, flag, want string }{
+		{"as tables", "", "name   semicolon\none    ;\n\nn\n2\n\nn   m\n"},
+		{"as CSV", "-csv", "name,semicolon\none,;\n\nn\n2\n\nn,m\n"},
+		{"as JSON", "-json", "[\n{\"name\": \"one\", \"semicolon\": \";\"}\n]\n[\n{\"n\": 2}\n]\n[\n]\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			args := []string{"sql", "-db", path}
+			if c.flag != "" {
+				args = append(args, c.flag)
+			}
+			if got, err := swarmlite(t, append(args, query)...); err != nil || got != c.want {
+				t.Errorf("swarmlite sql %s = %q, %v, want %q", c.flag, got, err, c.want)
+			}
+		})
+	}
+	if got, err := swarmlite(t, "sql", "-db", path, "SELECT 1; SELECT * FROM nodez; SELECT 2"); err == nil || got != "1\n1\n" || err.Error() != "sql: no such table: nodez" {
+		t.Errorf("swarmlite sql with a wrong second statement = %q, %v", got, err)
+	}
+}
+
 func TestSQLCommandChangesNothing(t *testing.T) {
 	t.Parallel()
 	s, path := clusterFile(t, "INSERT INTO nodes (address) VALUES ('tcp://10.0.0.1:2375')")
@@ -83,6 +107,7 @@ func TestSQLCommandRefusals(t *testing.T) {
 		{[]string{"-db", path, "SELECT * FROM nodez"}, "sql: no such table: nodez"},
 		{[]string{"-db", path, "SELEC 1"}, `sql: near "SELEC": syntax error`},
 		{[]string{"-db", path}, "sql: expected one query in quotes, got 0 arguments; swarmlite sql -h tells more"},
+		{[]string{"-db", path, " ; -- nothing"}, "sql: the query is empty"},
 		{[]string{"-db", path, "-csv", "-json", "SELECT 1"}, "sql: -csv and -json exclude each other"},
 		{[]string{"-db", missing, "SELECT 1"}, "state database " + missing + ": not there; name the manager's file with -db"},
 		{[]string{"-db", text, "SELECT 1"}, "state database " + text + ": file is not a database"},

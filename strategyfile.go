@@ -158,40 +158,6 @@ func (f *strategyFile) errorLine(ctx context.Context, conn *sql.Conn, bare, word
 
 func lineOf(text string, at int) int { return 1 + strings.Count(text[:at], "\n") }
 
-// bareSQL blanks out comments and what is in quotes, so that all else stays where it is.
-func bareSQL(text string) string {
-	out := []byte(text)
-	blank := func(from, to int) {
-		for i := from; i < min(to, len(out)); i++ {
-			if out[i] != '\n' {
-				out[i] = ' '
-			}
-		}
-	}
-	for i := 0; i < len(text); i++ {
-		end := ""
-		switch {
-		case strings.HasPrefix(text[i:], "--"):
-			end = "\n"
-		case strings.HasPrefix(text[i:], "/*"):
-			end = "*/"
-		case text[i] == '\'' || text[i] == '"' || text[i] == '`':
-			end = text[i : i+1]
-		case text[i] == '[': // a name, as Microsoft quotes it
-			end = "]"
-		default:
-			continue
-		}
-		to := len(text)
-		if n := strings.Index(text[i+1:], end); n >= 0 {
-			to = i + 1 + n + len(end)
-		}
-		blank(i, to)
-		i = to - 1
-	}
-	return string(out)
-}
-
 // rank runs the file and returns its scores as JSON, by node id. The query may use
 // what is asked for as :nano_cpus, :memory_bytes, :image, :name and :labels (JSON).
 func (f *strategyFile) rank(ctx context.Context, conn *sql.Conn, w *workload) (string, error) {
