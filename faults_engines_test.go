@@ -125,7 +125,7 @@ func TestF16AnEngineThatSaysNonsense(t *testing.T) {
 			strings.Repeat("[", 20_000), `[{"Id":"` + strings.Repeat("x", 1<<20) + `"}]`, `{"ID":"x"}`, `[null]`, `{"message":"x"}`} {
 			undo := a.fail("GET", path, http.StatusOK, answer+" ")
 			f.nodes.list(t.Context(), engine)
-			f.nodes.readThing(t.Context(), engine, mark{"info", ""})
+			f.nodes.readThings(t.Context(), engine, []mark{{"info", ""}})
 			f.call(t, "GET", "/containers/old/json", "")
 			undo()
 			n++

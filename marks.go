@@ -28,7 +28,7 @@ type marks struct {
 	running int
 	looks   int // of those running
 	idle    *sync.Cond
-	readOne func(mark)
+	read    func([]mark)
 }
 
 type markState struct {
@@ -41,21 +41,23 @@ type markState struct {
 	next    *markState // asked for again while running
 }
 
-// maxReads is how many marks of one node are read at once.
-const maxReads = 4
+const (
+	maxReads    = 4  // reads of one node that go on at once
+	maxTogether = 16 // containers that one of them is for
+)
 
 // gather is how long a read waits, unless somebody waits for it: what a client does to a
 // container comes in a row, create and start and the events of both, and one read serves all.
 const gather = 100 * time.Millisecond
 
-// begin lets marks in; readOne does the reading.
-func (m *marks) begin(readOne func(mark)) {
+// begin lets marks in; read does the reading, of one, or of several containers.
+func (m *marks) begin(read func([]mark)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.idle == nil {
 		m.idle = sync.NewCond(&m.mu)
 	}
-	m.open, m.waiting, m.readOne, m.todo, m.state = true, false, readOne, nil, map[mark]*markState{}
+	m.open, m.waiting, m.read, m.todo, m.state = true, false, read, nil, map[mark]*markState{}
 }
 
 // end drops what is owed: the next session lists everything.
@@ -158,29 +160,46 @@ func (m *marks) spawn() {
 		if i < 0 {
 			return
 		}
-		k := m.todo[i]
+		ks := []mark{m.todo[i]}
 		m.todo = slices.Delete(m.todo, i, i+1)
-		s := m.state[k]
-		s.running = true
+		s := m.state[ks[0]]
+		if m.together(ks[0]) {
+			m.todo = slices.DeleteFunc(m.todo, func(k mark) bool {
+				with := len(ks) < maxTogether && m.together(k)
+				if with {
+					ks = append(ks, k)
+				}
+				return with
+			})
+		}
+		for _, k := range ks {
+			m.state[k].running = true
+		}
 		m.running++
 		if s.look {
 			m.looks++
 		}
-		go m.work(k, s.busy, s.update, s.look)
+		go m.work(ks, s.busy, s.update, s.look)
 	}
 }
 
-func (m *marks) work(k mark, busy, update, look bool) {
+// together tells whether k can be read with others: after a burst each would wait for those before it.
+func (m *marks) together(k mark) bool {
+	s := m.state[k]
+	return k.kind == "container" && !s.busy && !s.update && !s.look
+}
+
+func (m *marks) work(ks []mark, busy, update, look bool) {
 	if update {
-		m.readOne(mark{"update", k.id})
+		m.read([]mark{{"update", ks[0].id}})
 	}
 	switch {
 	case look:
-		m.readOne(mark{"look", k.id})
+		m.read([]mark{{"look", ks[0].id}})
 	case busy:
-		m.readOne(mark{"busy", k.id})
+		m.read([]mark{{"busy", ks[0].id}})
 	case !update:
-		m.readOne(k)
+		m.read(ks)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -188,14 +207,8 @@ func (m *marks) work(k mark, busy, update, look bool) {
 	if look {
 		m.looks--
 	}
-	if s := m.state[k]; s != nil {
-		close(s.done)
-		if s.next != nil {
-			m.state[k] = s.next
-			m.todo = append(m.todo, k)
-		} else {
-			delete(m.state, k)
-		}
+	for _, k := range ks {
+		m.done(k)
 	}
 	m.spawn()
 	if m.open && len(m.state) == 0 {
@@ -203,6 +216,20 @@ func (m *marks) work(k mark, busy, update, look bool) {
 		m.todo, m.state = nil, map[mark]*markState{}
 	}
 	m.idle.Broadcast()
+}
+
+func (m *marks) done(k mark) {
+	s := m.state[k]
+	if s == nil {
+		return
+	}
+	close(s.done)
+	if s.next != nil {
+		m.state[k] = s.next
+		m.todo = append(m.todo, k)
+	} else {
+		delete(m.state, k)
+	}
 }
 
 // wait returns when the reads owed now are done, or ctx has ended. A read that

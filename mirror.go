@@ -132,10 +132,10 @@ func (ns *nodes) listRest(ctx context.Context, e *engine, l *lists, known *known
 	return nil
 }
 
-// readMark reads one thing again and writes or deletes its row. What goes wrong
-// is left to the next list, which comes soon if it was the database.
-func (ns *nodes) readMark(ctx context.Context, e *engine, k mark) {
-	if err := ns.readThing(ctx, e, k); err != nil && ctx.Err() == nil {
+// readMarks reads things again, one, or several containers, and writes or deletes their rows.
+// What goes wrong is left to the next list, which comes soon if it was the database.
+func (ns *nodes) readMarks(ctx context.Context, e *engine, ks []mark) {
+	if err := ns.readThings(ctx, e, ks); err != nil && ctx.Err() == nil {
 		if isStoreFault(err) {
 			select {
 			case e.unwritten <- err:
@@ -143,20 +143,24 @@ func (ns *nodes) readMark(ctx context.Context, e *engine, k mark) {
 			}
 			return
 		}
-		ns.log.Warn("not read again", "node", e.nodeName(), "what", k.kind, "id", k.id, "err", err)
+		ns.log.Warn("not read again", "node", e.nodeName(), "what", ks[0].kind, "id", ks[0].id, "of", len(ks), "err", err)
 	}
 }
 
-func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
-	switch k.kind {
+func (ns *nodes) readThings(ctx context.Context, e *engine, ks []mark) error {
+	switch k := ks[0]; k.kind {
 	case "busy":
 		// An inspect waits until the engine has done with the container. Its list does not.
 		if err := e.getJSON(ctx, "/containers/"+url.PathEscape(k.id)+"/json", "", &inspected{}); err != nil && !errors.Is(err, errNotFound) {
 			return err
 		}
-		return ns.readContainer(ctx, e, k.id)
+		return ns.readContainers(ctx, e, k.id)
 	case "container":
-		return ns.readContainer(ctx, e, k.id)
+		var ids []string
+		for _, k := range ks {
+			ids = append(ids, k.id)
+		}
+		return ns.readContainers(ctx, e, ids...)
 	case "look": // a list has told all else; of a thousand nodes not all at once, and behind those that still connect
 		for _, places := range []chan struct{}{ns.looking, ns.starting} {
 			select {
@@ -180,7 +184,7 @@ func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
 		if err != nil {
 			return err
 		}
-		return ns.readContainer(ctx, e, k.id)
+		return ns.readContainers(ctx, e, k.id)
 	case "images":
 		var images []json.RawMessage
 		if err := e.getWithin(ctx, "/images/json", "all=1", &images, newRoom(maxAnswer)); err != nil {
@@ -226,29 +230,32 @@ func (ns *nodes) readThing(ctx context.Context, e *engine, k mark) error {
 		}
 		return err
 	}
-	return fmt.Errorf("nothing known to read of kind %q", k.kind)
+	return fmt.Errorf("nothing known to read of kind %q", ks[0].kind)
 }
 
-// filterQuery is a list filter on one exact value, as a query.
-func filterQuery(key, value string) string {
-	f, _ := json.Marshal(map[string][]string{key: {value}})
+// filterQuery is a list filter on exact values, as a query.
+func filterQuery(key string, values ...string) string {
+	f, _ := json.Marshal(map[string][]string{key: values})
 	return "all=1&filters=" + url.QueryEscape(string(f))
 }
 
-// readContainer reads a container's list entry, and its inspect when the entry
+// readContainers reads the list entries of containers, and the inspect of one whose entry
 // cannot tell what it reserves or since when it runs.
-func (ns *nodes) readContainer(ctx context.Context, e *engine, id string) error {
+func (ns *nodes) readContainers(ctx context.Context, e *engine, ids ...string) error {
 	var renames string // that were answered before this read
-	err := ns.store.get(ctx, "SELECT json_group_array(id) FROM renames WHERE node_id = ? AND container_id = ? AND answered", []any{e.id, id}, &renames)
+	err := ns.store.get(ctx, `SELECT json_group_array(id) FROM renames WHERE node_id = ? AND answered
+		AND container_id IN (SELECT value FROM json_each(?))`, []any{e.id, jsonText(ids)}, &renames)
 	if err != nil {
 		return err
 	}
 	var found []json.RawMessage
-	if err := e.getJSON(ctx, "/containers/json", filterQuery("id", id), &found); err != nil {
+	if err := e.getJSON(ctx, "/containers/json", filterQuery("id", ids...), &found); err != nil {
 		return err
 	}
-	var look bool
+	var look []string
+	var bad error
 	err = ns.store.writeWithin(ctx, waitOfReads, func(t *tx) error {
+		look, bad = nil, nil
 		n, err := t.nodeFace(e.id)
 		if err != nil {
 			return err
@@ -256,25 +263,49 @@ func (ns *nodes) readContainer(ctx context.Context, e *engine, id string) error 
 		if err := t.letGo(renames); err != nil {
 			return err
 		}
-		if len(found) == 0 {
-			_, err := t.exec("DELETE FROM containers WHERE node_id = ? AND container_id = ?", e.id, id)
-			return err
+		rows := map[string]*containerRow{}
+		for _, raw := range found {
+			row, err := n.container(raw)
+			if err != nil {
+				bad = fmt.Errorf("bad list entry: %w", err)
+				continue
+			}
+			rows[row.id] = row
 		}
-		row, err := n.container(found[0])
-		if err != nil {
-			return fmt.Errorf("bad list entry: %w", err)
+		for _, id := range ids {
+			want, err := t.putRead(e, n, id, rows[id], bad == nil)
+			if err != nil {
+				return err
+			}
+			if want {
+				look = append(look, id)
+			}
 		}
-		if later, err := t.unseen(e, id); later || err != nil {
-			return err
-		}
-		look, err = t.putContainer(n, row)
-		return err
+		return nil
 	})
 	ns.noteChange()
-	if err != nil || !look {
+	if err != nil {
 		return err
 	}
-	return ns.inspectContainer(ctx, e, id)
+	for _, id := range look {
+		bad = errors.Join(bad, ns.inspectContainer(ctx, e, id))
+	}
+	return bad
+}
+
+// putRead writes what was read of one container, nil if its engine does not list it any more
+// and whole, what it lists was understood. It tells whether an inspect is wanted.
+func (t *tx) putRead(e *engine, n *nodeFace, id string, row *containerRow, whole bool) (look bool, err error) {
+	if row == nil {
+		if whole {
+			_, err = t.exec("DELETE FROM containers WHERE node_id = ? AND container_id = ?", e.id, id)
+		}
+		return false, err
+	}
+	if later, err := t.unseen(e, id); later || err != nil {
+		return false, err
+	}
+	return t.putContainer(n, row)
 }
 
 // inspectContainer reads what only an inspect tells: reservations, and exact times.

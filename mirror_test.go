@@ -567,3 +567,35 @@ func TestImagesAreKnownByTheirNames(t *testing.T) {
 		t.Errorf("images|names after an empty list: %s", got)
 	}
 }
+
+func TestContainersOfABurstAreReadTogether(t *testing.T) {
+	t.Parallel()
+	e := newFakeEngine(t)
+	f := newFront(t, e)
+	marks := &f.nodes.all()[0].marks
+	const burst = 40
+	marks.hold()
+	e.forget()
+	var ids []string
+	for i := range burst {
+		ids = append(ids, e.addContainer(fmt.Sprint("c", i), "busybox", true, nil))
+	}
+	gone := e.addContainer("gone", "busybox", true, nil)
+	ids = append(ids, gone)
+	eventually(t, 20*time.Second, func() error {
+		for _, id := range ids {
+			if !marks.owes(mark{"container", id}) {
+				return fmt.Errorf("no read of %s is owed", id)
+			}
+		}
+		return nil
+	})
+	e.removeContainer("gone")
+	marks.release()
+	if _, list := f.call(t, "GET", "/containers/json", ""); strings.Count(list, `"State":"running"`) != burst || strings.Contains(list, gone) {
+		t.Errorf("the list shows %d running, want %d; the one that has gone: %v", strings.Count(list, `"State":"running"`), burst, strings.Contains(list, gone))
+	}
+	if n := e.count("GET", "^/containers/json$"); n > burst/2 {
+		t.Errorf("the engine was asked for %d lists", n)
+	}
+}

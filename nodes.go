@@ -283,7 +283,7 @@ func (f *follower) open(ctx context.Context) error {
 	if f.stream, err = ns.subscribe(ctx, e, facts.clock.Add(-eventOverlap)); err != nil {
 		return &stepError{"events", err}
 	}
-	e.marks.begin(func(k mark) { ns.readMark(ctx, e, k) })
+	e.marks.begin(func(ks []mark) { ns.readMarks(ctx, e, ks) })
 	if err := ns.giveWay(ctx, e); err != nil {
 		return &stepError{"rename old containers", err}
 	}
