@@ -133,25 +133,25 @@ func (c *cluster) newContainerLister(ctx context.Context, call *call) (*containe
 	l := &containerLister{filters: f, all: isTrue(call.query, "all"), names: c.names, version: call.version, now: time.Now()}
 	if s := call.query.Get("limit"); s != "" {
 		if l.limit, err = strconv.Atoi(s); err != nil {
-			return nil, errorf(http.StatusBadRequest, "strconv.Atoi: parsing %q: invalid syntax", s)
+			return nil, errorf(http.StatusBadRequest, "%v", err)
 		}
 	}
 	for _, s := range f["status"] {
 		if !slices.Contains(containerStates, s) {
-			return nil, errorf(http.StatusBadRequest, "invalid filter 'status=%s'", s)
+			return nil, errorf(http.StatusBadRequest, "invalid filter 'status=%s': invalid value for state (%s): must be one of created, running, paused, restarting, removing, exited, dead", s, s)
 		}
 		l.all = true
 	}
 	for _, s := range f["health"] {
 		if !slices.Contains([]string{"none", "starting", "healthy", "unhealthy"}, s) {
-			return nil, errorf(http.StatusBadRequest, "invalid filter 'health=%s'", s)
+			return nil, errorf(http.StatusBadRequest, "invalid filter 'health=%s': invalid value for health (%s): must be one of none, starting, healthy, unhealthy", s, s)
 		}
 	}
 	l.exited = map[string]bool{}
 	for _, s := range f["exited"] {
 		code, err := strconv.Atoi(s)
 		if err != nil {
-			return nil, errorf(http.StatusBadRequest, "invalid filter 'exited=%s'", s)
+			return nil, errorf(http.StatusBadRequest, "invalid filter 'exited=%s': %v", s, err)
 		}
 		l.exited[strconv.Itoa(code)] = true
 	}
@@ -169,7 +169,7 @@ func (c *cluster) newContainerLister(ctx context.Context, call *call) (*containe
 			return nil, err
 		}
 	}
-	if f.has("ancestor") {
+	if f.given("ancestor") {
 		if l.ancestors, err = c.descendants(ctx, f["ancestor"]); err != nil {
 			return nil, err
 		}
@@ -308,7 +308,7 @@ func (l *containerLister) matchVolume(e *listed) bool {
 func (l *containerLister) matchNetwork(e *listed) bool {
 	for _, want := range l.filters["network"] {
 		for name, n := range e.entry().NetworkSettings.Networks {
-			if want != "" && (name == want || strings.HasPrefix(n.NetworkID, want)) {
+			if name == want || strings.HasPrefix(n.NetworkID, want) {
 				return true
 			}
 		}

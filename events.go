@@ -6,9 +6,10 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+
+	timetypes "github.com/docker/docker/api/types/time"
 )
 
 // events answers docker events from the event rows of all nodes: those since a
@@ -170,20 +171,15 @@ func eventTime(s string) (at time.Time, set bool, err error) {
 	if s == "" {
 		return time.Time{}, false, nil
 	}
-	whole, fraction, _ := strings.Cut(s, ".")
-	seconds, err := strconv.ParseInt(whole, 10, 64)
+	seconds, nanos, err := timetypes.ParseTimestamps(s, -1)
 	if err != nil {
 		if at, err := time.Parse(time.RFC3339Nano, s); err == nil {
 			return at, true, nil
 		}
-		return time.Time{}, false, errorf(http.StatusBadRequest, "strconv.ParseInt: parsing %q: invalid syntax", s)
+		return time.Time{}, false, errorf(http.StatusBadRequest, "%v", err)
 	}
-	var nanos int64
-	if fraction != "" {
-		fraction = (fraction + "000000000")[:9]
-		if nanos, err = strconv.ParseInt(fraction, 10, 64); err != nil {
-			return time.Time{}, false, errorf(http.StatusBadRequest, "strconv.ParseInt: parsing %q: invalid syntax", s)
-		}
+	if seconds == -1 { // an engine's own sign for no time
+		return time.Time{}, false, nil
 	}
 	return time.Unix(seconds, nanos), true, nil
 }

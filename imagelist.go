@@ -149,7 +149,7 @@ func (l *imageLister) match(im *mergedImage) bool {
 	if l.danglingSet && l.dangling && (len(im.tags) > 0 || im.parent) {
 		return false
 	}
-	if l.filters.has("reference") && !im.keepMatching(l.filters["reference"]) {
+	if l.filters.given("reference") && !im.keepMatching(l.filters["reference"]) {
 		return false
 	}
 	if len(im.tags)+len(im.digests) > 0 {
@@ -324,6 +324,9 @@ func addNames(to, names []string, right func(string) bool) []string {
 
 // findMerged finds the image that a filter names.
 func findMerged(images []*mergedImage, ref string) (*mergedImage, error) {
+	if _, err := reference.ParseAnyReference(ref); err != nil {
+		return nil, errorf(http.StatusBadRequest, "%v", err)
+	}
 	want, bare := imageName(ref), strings.TrimPrefix(ref, "sha256:")
 	for _, im := range images {
 		for _, tag := range slices.Concat(im.tags, im.digests) {

@@ -76,7 +76,7 @@ func TestImageListMergesAndFilters(t *testing.T) {
 		`{"dangling":["perhaps"]}`: "invalid filter 'dangling=[perhaps]'",
 		`{"before":["nosuch"]}`:    "No such image: nosuch:latest",
 		`{"reference":["["]}`:      "invalid filter 'reference=['",
-		`{`:                        "invalid filters",
+		`{`:                        "invalid filter",
 	} {
 		status, answer, _ := f.call("GET", "/images/json?filters="+url.QueryEscape(filters), nil)
 		if status < 400 || status >= 500 || !strings.Contains(answer, want) {

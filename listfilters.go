@@ -2,11 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/docker/go-connections/nat"
 )
 
 // listFilters is the filters parameter of a list: values by key, any of which may match.
@@ -16,42 +19,50 @@ type listFilters map[string][]string
 const maxFilters = 256
 
 // parseFilters reads both encodings that clients use, {"k":{"v":true}} and
-// {"k":["v"]}. A key that is not allowed is refused in an engine's words; if none
-// is named, any key goes.
+// {"k":["v"]}, but no mixture of them. A key that is not allowed is refused in an
+// engine's words; if none is named, any key goes.
 func parseFilters(q url.Values, allowed ...string) (listFilters, error) {
-	raw := q.Get("filters")
-	f := listFilters{}
-	if raw == "" {
-		return f, nil
+	raw := []byte(q.Get("filters"))
+	if len(raw) == 0 {
+		return listFilters{}, nil
 	}
-	var byKey map[string]json.RawMessage
-	if err := json.Unmarshal([]byte(raw), &byKey); err != nil {
-		return nil, errorf(http.StatusBadRequest, "invalid filters: %v", err)
+	var sets map[string]map[string]bool
+	f := listFilters{}
+	if json.Unmarshal(raw, &sets) == nil {
+		for key, set := range sets { // true or false: engines look at the keys only
+			f[key] = slices.Collect(maps.Keys(set))
+		}
+	} else if json.Unmarshal(raw, &f) != nil {
+		return nil, errorf(http.StatusBadRequest, "invalid filter")
 	}
 	total := 0
-	for key, values := range byKey {
-		if len(allowed) > 0 && !slices.Contains(allowed, key) {
-			return nil, errorf(http.StatusBadRequest, "invalid filter '%s'", key)
-		}
-		var set map[string]bool
-		var list []string
-		if json.Unmarshal(values, &list) != nil {
-			if err := json.Unmarshal(values, &set); err != nil {
-				return nil, errorf(http.StatusBadRequest, "invalid filters: %v", err)
-			}
-			for v := range set { // true or false: engines look at the keys only
-				list = append(list, v)
-			}
-		}
-		slices.Sort(list)
-		if total += len(list); total > maxFilters {
+	for key, values := range f {
+		if total += len(values); total > maxFilters {
 			return nil, errorf(http.StatusBadRequest, "invalid filters: over %d values", maxFilters)
 		}
-		if len(list) > 0 {
-			f[key] = list
-		}
+		slices.Sort(values)
+		f[key] = slices.Compact(values)
+	}
+	if len(allowed) > 0 {
+		return f, f.only(allowed)
 	}
 	return f, nil
+}
+
+// only refuses keys that are not among those allowed.
+func (f listFilters) only(allowed []string) error {
+	for key := range f {
+		if !slices.Contains(allowed, key) {
+			return errorf(http.StatusBadRequest, "invalid filter '%s'", key)
+		}
+	}
+	return nil
+}
+
+// given tells whether key is there, be it without a value.
+func (f listFilters) given(key string) bool {
+	_, ok := f[key]
+	return ok
 }
 
 // has tells whether key is filtered on.
@@ -92,39 +103,38 @@ func (f listFilters) labels(key string, labels map[string]string) bool {
 	return true
 }
 
-// boolean reads a filter that is true or false; set tells whether it is there.
+// boolean reads a filter that is true or false; set tells whether it is there. Both, or
+// neither, are refused.
 func (f listFilters) boolean(key string) (value, set bool, err error) {
-	if !f.has(key) {
+	values := f[key]
+	yes := slices.Contains(values, "true") || slices.Contains(values, "1")
+	no := slices.Contains(values, "false") || slices.Contains(values, "0")
+	switch {
+	case !f.given(key):
 		return false, false, nil
+	case len(values) == 0:
+		return false, false, errorf(http.StatusBadRequest, "invalid filter '%s'", key)
+	case yes == no:
+		return false, false, errorf(http.StatusBadRequest, "invalid filter '%s=%s'", key, values)
 	}
-	switch f[key][0] {
-	case "1", "true", "True", "TRUE", "t", "T":
-		return true, true, nil
-	case "0", "false", "False", "FALSE", "f", "F":
-		return false, true, nil
-	}
-	return false, false, errorf(http.StatusBadRequest, "invalid filter '%s=[%s]'", key, f[key][0])
+	return yes, true, nil
 }
 
 // portSet reads filters like 80, 80/tcp, 8000-8010/udp.
 func (f listFilters) portSet(key string) (map[string]bool, error) {
 	set := map[string]bool{}
 	for _, v := range f[key] {
-		span, protocol, ok := strings.Cut(v, "/")
-		if !ok {
-			protocol = "tcp"
+		if strings.Contains(v, ":") {
+			return nil, errorf(http.StatusBadRequest, "filter for '%s' should not contain ':': %s", key, v)
 		}
-		from, to, isRange := strings.Cut(span, "-")
-		first, err := strconv.ParseUint(from, 10, 16)
-		last := first
-		if err == nil && isRange {
-			last, err = strconv.ParseUint(to, 10, 16)
+		protocol, ports := nat.SplitProtoPort(v)
+		port, err := nat.NewPort(protocol, ports)
+		if err != nil {
+			return nil, errorf(http.StatusBadRequest, "error while looking up for %s %s: %v", key, v, err)
 		}
-		if err != nil || last < first {
-			return nil, errorf(http.StatusBadRequest, "filter for '%s' should not contain ':' and should be a port, port/protocol or range, got %s", key, v)
-		}
+		first, last, _ := port.Range() // it is one that NewPort has made
 		for p := first; p <= last; p++ {
-			set[strconv.FormatUint(p, 10)+"/"+protocol] = true
+			set[strconv.Itoa(p)+"/"+protocol] = true
 		}
 	}
 	return set, nil

@@ -65,7 +65,7 @@ func networkList(c *cluster, w http.ResponseWriter, r *http.Request, call *call)
 			continue
 		case !f.pattern("id", id), !f.pattern("name", name):
 			continue
-		case f.has("type") && !f.exact("type", map[bool]string{true: "builtin", false: "custom"}[predefined]):
+		case f.given("type") && !slices.Contains(f["type"], map[bool]string{true: "builtin", false: "custom"}[predefined]):
 			continue
 		case danglingSet && dangling == (used || predefined):
 			continue

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -143,20 +144,13 @@ func (a *toAll) run(c *cluster, w http.ResponseWriter, r *http.Request, call *ca
 // nodesAsked are the engines that a call to all goes to, and those that cannot be
 // asked, with the reason. The filter node is ours and is taken out of the query.
 func (c *cluster) nodesAsked(call *call) (engines []*engine, left []string, err error) {
-	var only []string
-	if raw := call.query.Get("filters"); raw != "" {
-		o, err := parseObject([]byte(raw))
-		if err != nil {
-			return nil, nil, errorf(http.StatusBadRequest, "%v", err)
-		}
-		if o.get("node") != nil {
-			f, err := parseFilters(url.Values{"filters": {string(object{{key: "node", value: o.get("node")}}.bytes())}}, "node")
-			if err != nil {
-				return nil, nil, err
-			}
-			only = f["node"]
-			call.query.Set("filters", string(o.without("node").bytes()))
-		}
+	f, err := parseFilters(call.query)
+	if err != nil {
+		return nil, nil, err
+	}
+	only := f["node"]
+	if call.query, err = withoutFilter(call.query, "node"); err != nil {
+		return nil, nil, err
 	}
 	all := c.nodes.all()
 	slices.SortFunc(all, func(a, b *engine) int { return int(a.id - b.id) })
@@ -171,6 +165,20 @@ func (c *cluster) nodesAsked(call *call) (engines []*engine, left []string, err 
 		engines = append(engines, e)
 	}
 	return engines, left, nil
+}
+
+// withoutFilter takes a filter out of a query; the others stay as they came.
+func withoutFilter(q url.Values, key string) (url.Values, error) {
+	o, err := parseObject([]byte(q.Get("filters")))
+	if err != nil {
+		return nil, errorf(http.StatusBadRequest, "invalid filter")
+	}
+	if o.get(key) == nil {
+		return q, nil
+	}
+	q = cloneQuery(q)
+	q.Set("filters", string(o.without(key).bytes()))
+	return q, nil
 }
 
 // sameQuery passes the client's query on.
@@ -288,25 +296,24 @@ func volumePrune(c *cluster, w http.ResponseWriter, r *http.Request, call *call)
 		if v < anonymousOnly || highest >= anonymousOnly {
 			return call.query, nil
 		}
-		f, err := parseObject([]byte(call.query.Get("filters")))
+		f, err := parseFilters(call.query)
 		if err != nil {
-			return nil, errorf(http.StatusBadRequest, "%v", err)
-		}
-		var all listFilters
-		if f.get("all") != nil {
-			if all, err = parseFilters(url.Values{"filters": {string(object{{key: "all", value: f.get("all")}}.bytes())}}, "all"); err != nil {
-				return nil, err
-			}
-		}
-		if yes, _, err := all.boolean("all"); err != nil || !yes {
-			if err == nil {
-				err = fmt.Errorf("its engine (API %s) would remove named volumes as well: prune with the filter all=true, or that node by itself", highest)
-			}
 			return nil, err
 		}
-		q := cloneQuery(call.query)
-		q.Set("filters", string(f.without("all").bytes()))
-		return q, nil
+		yes := false
+		switch all := f["all"]; len(all) {
+		case 0:
+		case 1:
+			if yes, err = strconv.ParseBool(all[0]); err != nil {
+				return nil, errorf(http.StatusBadRequest, "invalid filter 'all': %v", err)
+			}
+		default:
+			return nil, errorf(http.StatusBadRequest, "invalid filter 'all=%s': only one value is expected", all)
+		}
+		if !yes {
+			return nil, fmt.Errorf("its engine (API %s) would remove named volumes as well: prune with the filter all=true, or that node by itself", highest)
+		}
+		return withoutFilter(call.query, "all")
 	}
 	return (&toAll{path: "/volumes/prune", query: query, changed: func(e *engine, answer []byte) {
 		var gone struct{ VolumesDeleted []string }

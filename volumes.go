@@ -183,8 +183,11 @@ var volumeFilters = []string{"dangling", "driver", "label", "name", "node"}
 
 // volumeList answers docker volume ls from rows.
 func volumeList(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
-	f, err := parseFilters(call.query, volumeFilters...)
+	f, err := parseFilters(call.query)
 	if err != nil {
+		return errorf(http.StatusBadRequest, "error reading volume filters: %v", err)
+	}
+	if err := f.only(volumeFilters); err != nil {
 		return err
 	}
 	dangling, danglingSet, err := f.boolean("dangling")
