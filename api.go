@@ -272,11 +272,8 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		sendToCleanPath(w, r)
 		return
 	}
-	if err := checkVersion(version, fleet.lowest, fleet.newest); err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	rc := &call{version: version, client: r.Context()}
+	rc := &call{version: looseVersion(version), client: r.Context()}
+	rc.refused = checkVersion(version, rc.version, fleet.lowest, fleet.newest)
 	// The request's context ends at a half-close already, after which a client may well
 	// wait for its answer. So only those look at it that would never end by themselves.
 	r = r.WithContext(context.WithValue(context.WithoutCancel(r.Context()), callKey{}, rc))
@@ -369,11 +366,13 @@ func (a *api) serve(operation string, handle handler, name *string) httprouter.H
 		if name != nil {
 			c.name = *name
 		}
-		var err error
-		if c.query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
-			err = errorf(http.StatusBadRequest, "%v", err)
-		} else {
-			err = handle(a.cluster, w, r, c)
+		err := c.refused
+		if err == nil {
+			if c.query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
+				err = errorf(http.StatusBadRequest, "%v", err)
+			} else {
+				err = handle(a.cluster, w, r, c)
+			}
 		}
 		if err != nil {
 			a.fail(w, r, err)

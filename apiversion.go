@@ -41,32 +41,40 @@ func (v apiVersion) clamp(lowest, highest apiVersion) apiVersion {
 	return max(v, lowest)
 }
 
-// splitVersion cuts /v1.41 off a path. A path whose prefix only looks like a
-// version, as in /v1.41.0/info, is returned whole and will match no route.
-func splitVersion(path string) (version apiVersion, rest string) {
-	if !strings.HasPrefix(path, "/v") {
-		return 0, path
+// splitVersion cuts /v1.41 off a path. As on an engine, a version is anything of digits
+// and dots; "" if the path has none.
+func splitVersion(path string) (version, rest string) {
+	version, rest, ok := strings.Cut(strings.TrimPrefix(path, "/v"), "/")
+	if !ok || !strings.HasPrefix(path, "/v") || version == "" || strings.Trim(version, "0123456789.") != "" {
+		return "", path
 	}
-	prefix, after, ok := strings.Cut(path[2:], "/")
-	if !ok {
-		return 0, path
-	}
-	v, err := parseAPIVersion(prefix)
-	if err != nil {
-		return 0, path
-	}
-	return v, "/" + after
+	return version, "/" + rest
 }
 
-// checkVersion refuses versions outside what the fleet speaks, in an engine's words.
-func checkVersion(v, lowest, highest apiVersion) error {
+// looseVersion reads what splitVersion has cut off as engines do: noughts in front and
+// parts behind the second say nothing, what is missing is nought.
+func looseVersion(s string) apiVersion {
+	major, minor, _ := strings.Cut(s, ".")
+	minor, _, _ = strings.Cut(minor, ".")
+	a, _ := strconv.Atoi(major) // out of range, it is the largest there is
+	b, _ := strconv.Atoi(minor)
+	return apiVersion(min(a, 999)*1000 + min(b, 999))
+}
+
+// checkVersion refuses versions outside what the fleet speaks, in an engine's words, which
+// name it as the client spelt it. No version is never refused.
+func checkVersion(spelt string, v, lowest, highest apiVersion) error {
 	switch {
-	case v == 0 || highest == 0:
+	case spelt == "":
 		return nil
-	case v > highest:
-		return errorf(http.StatusBadRequest, "client version %s is too new. Maximum supported API version is %s", v, highest)
-	case v < min(lowest, ourLowest):
-		return errorf(http.StatusBadRequest, "client version %s is too old. Minimum supported API version is %s, please upgrade your client to a newer version", v, min(lowest, ourLowest))
+	case highest != 0 && v > highest:
+		return errorf(http.StatusBadRequest, "client version %s is too new. Maximum supported API version is %s", spelt, highest)
+	case highest != 0 && v < min(lowest, ourLowest):
+		return errorf(http.StatusBadRequest, "client version %s is too old. Minimum supported API version is %s, please upgrade your client to a newer version", spelt, min(lowest, ourLowest))
+	}
+	if _, err := parseAPIVersion(spelt); err != nil {
+		// An engine takes /v01.41.0 for 1.41; whoever keeps watch over paths in front of us may not (S6).
+		return errorf(http.StatusNotFound, "page not found")
 	}
 	return nil
 }

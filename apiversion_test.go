@@ -18,7 +18,7 @@ func lastVersion(e *fakeEngine, path string) string {
 	version := "not asked"
 	for _, r := range e.requests() {
 		if v, rest := splitVersion(r.path); rest == path {
-			version = v.String()
+			version = v
 		}
 	}
 	return version

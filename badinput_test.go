@@ -8,7 +8,7 @@ import (
 )
 
 // What is wrong with a request is told with an engine's status and in its words, compared
-// with engines 20.10 and 28 (where they differ, 28's).
+// with engines 20.10 and 28 (where they differ, 28's), but for the odd versions (S6).
 func TestBadRequestsAreAnsweredInTheEnginesWords(t *testing.T) {
 	t.Parallel()
 	f := newFront(t, newFakeEngine(t))
@@ -45,6 +45,18 @@ func TestBadRequestsAreAnsweredInTheEnginesWords(t *testing.T) {
 		{"an image that cannot be", `GET /images/json?filters={"before":["T"]}`, "", 400, "invalid reference format: repository name (library/T) must be lowercase"},
 		{"a time with a bad fraction", "GET /events?since=1.abc&until=2", "", 400, `strconv.ParseInt: parsing "abc": invalid syntax`},
 		{"a time out of range", "GET /events?since=1&until=99999999999999999999", "", 400, `strconv.ParseInt: parsing "99999999999999999999": value out of range`},
+
+		{"a version of one number", "GET /v1/_ping", "", 400, "client version 1 is too old. Minimum supported API version is 1.12, please upgrade your client to a newer version"},
+		{"a version of dots", "POST /v./containers/create", "{}", 400, "client version . is too old. Minimum supported API version is 1.12, please upgrade your client to a newer version"},
+		{"version nought", "GET /v0/info", "", 400, "client version 0 is too old. Minimum supported API version is 1.12, please upgrade your client to a newer version"},
+		{"a version of the future", "GET /v40/info", "", 400, "client version 40 is too new. Maximum supported API version is 1.41"},
+		{"a version out of range", "GET /v99999999999999999999.1/info", "", 400, "client version 99999999999999999999.1 is too new. Maximum supported API version is 1.41"},
+		{"a version of three", "GET /v1.41.0/containers/json", "", 404, "page not found"},
+		{"a version with noughts", "GET /v01.041/containers/web/json", "", 404, "page not found"},
+		{"an unknown path of the future", "GET /v1.57/nosuch", "", 404, "page not found"},
+		{"an unknown path of the past", "GET /v1.5/nosuch", "", 404, "page not found"},
+		{"what is no version", "GET /vx/info", "", 404, "page not found"},
+		{"a version and nothing else", "GET /v1.41", "", 404, "page not found"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			method, path, _ := strings.Cut(c.request, " ")

@@ -71,7 +71,7 @@ func containerUpdate(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 		return err
 	}
 	if lowest, highest := at.versions(); highest != 0 {
-		if err := checkVersion(max(call.version, lowest), lowest, highest); err != nil {
+		if err := checkVersion(call.version.String(), max(call.version, lowest), lowest, highest); err != nil {
 			return err
 		}
 	}

@@ -25,6 +25,7 @@ type call struct {
 	query   url.Values
 	body    *clientBody     // nil: none
 	client  context.Context // ends when the client leaves, or has closed its own direction
+	refused error           // what is wrong with the version: of operations that there are only
 }
 
 // writeJSON answers 200 with v.

@@ -96,7 +96,7 @@ func (s scenario) run(t *testing.T, strategyName string) string {
 		t.Fatal(err)
 	}
 	version, _ := splitVersion(u.Path)
-	w, _, err := readCreate([]byte(s.body), &call{version: version, query: u.Query()})
+	w, _, err := readCreate([]byte(s.body), &call{version: looseVersion(version), query: u.Query()})
 	if err != nil {
 		return err.Error()
 	}
