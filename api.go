@@ -36,6 +36,7 @@ var routes = []route{
 	{"GET", "/events", events},
 	{"GET", "/system/df", systemDF},
 	{"POST", "/auth", toAny},
+	{"OPTIONS", "/{path}", options},
 
 	// containers
 	{"GET", "/containers/json", containerList},
@@ -121,7 +122,7 @@ var routes = []route{
 	{"GET", "/swarm", noSwarm},
 	{"POST", "/swarm/init", noSwarm},
 	{"POST", "/swarm/join", noSwarm},
-	{"POST", "/swarm/leave", noSwarm},
+	{"POST", "/swarm/leave", noSwarmToLeave},
 	{"POST", "/swarm/update", noSwarm},
 	{"GET", "/swarm/unlockkey", noSwarm},
 	{"POST", "/swarm/unlock", noSwarm},
@@ -214,7 +215,7 @@ func (a *api) route(table []route) *httprouter.Router {
 		named.Handle(key[0], key[1]+"*rest", func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 			rest := strings.TrimPrefix(p.ByName("rest"), "/")
 			for _, s := range group {
-				if name, ok := strings.CutSuffix(rest, s.suffix); ok && name != "" {
+				if name, ok := strings.CutSuffix(rest, s.suffix); ok && (name != "" || s.suffix == "") {
 					a.serve(s.operation, s.handle, &name)(w, r, nil)
 					return
 				}
@@ -434,7 +435,7 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	h := w.Header()
 	h.Del("Content-Length")
 	h.Set("Content-Type", "application/json")
-	if status == http.StatusServiceUnavailable && !errors.Is(err, errNoSwarm) || status == http.StatusTooManyRequests {
+	if status == http.StatusServiceUnavailable && !errors.Is(err, errNoSwarm) && !errors.Is(err, errNotInSwarm) || status == http.StatusTooManyRequests {
 		h.Set("Retry-After", "5")
 	}
 	w.WriteHeader(status)

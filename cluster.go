@@ -64,6 +64,9 @@ func (c *cluster) reader(ctx context.Context) queryFunc {
 // prefix of an ID. Two hits, made behind our back, are 400 and list the choices;
 // a node that does not answer is 503.
 func (c *cluster) container(ctx context.Context, ref string) (*located, error) {
+	if ref == "" {
+		return nil, errorf(http.StatusBadRequest, `invalid name or ID supplied: ""`)
+	}
 	found, err := c.lookUp(ctx, ref)
 	if err == nil && len(found) == 0 {
 		// It may have been made on its host a moment ago.

@@ -36,9 +36,13 @@ func containerCreate(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 	if err != nil {
 		return err
 	}
+	sent := data
 	load, data, err := readCreate(data, call)
 	if err != nil {
 		return err
+	}
+	if load.image == "" && onlyHost(sent) {
+		return errorf(http.StatusBadRequest, "config cannot be empty in order to create a container")
 	}
 	if data, err = cutNodes(c.reader(r.Context()), load, data); err != nil {
 		return err
@@ -57,6 +61,13 @@ func containerCreate(c *cluster, w http.ResponseWriter, r *http.Request, call *c
 	return c.detached(w, r, func(ctx context.Context) (*created, error) {
 		return c.create(ctx, r.Header, call, load, data)
 	})
+}
+
+// onlyHost tells that a create says nothing about the container itself. With our labels
+// behind it an engine would take it for one that lacks a command.
+func onlyHost(body []byte) bool {
+	o, err := parseObject(body)
+	return err == nil && len(o.without("HostConfig").without("NetworkingConfig")) == 0
 }
 
 // readCreate makes a workload of a create body. Expressions move from Env into

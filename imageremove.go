@@ -77,6 +77,9 @@ type removal struct {
 // all the containers would refuse, before any node is asked; then each node that
 // has the image, or something else under its name, removes it.
 func imageRemove(c *cluster, w http.ResponseWriter, r *http.Request, call *call) error {
+	if call.name == "" {
+		return errorf(http.StatusBadRequest, "image name cannot be blank")
+	}
 	f, err := c.image(r.Context(), call.name)
 	if errors.Is(err, errNotFound) {
 		return toAny(c, w, r, call)

@@ -363,9 +363,6 @@ func networkConnect(c *cluster, w http.ResponseWriter, r *http.Request, call *ca
 	if err := decodeBody(data, &body); err != nil {
 		return err
 	}
-	if body.Container == "" {
-		return errorf(http.StatusBadRequest, "invalid name or ID supplied: \"\"")
-	}
 	ref := call.name
 	suffix := strings.TrimPrefix(r.URL.Path, "/networks/"+ref)
 	at, err := c.container(r.Context(), body.Container)

@@ -111,6 +111,9 @@ func (c *cluster) swarmNodes(ctx context.Context, where string, args ...any) ([]
 // node finds one node as docker node does: by ID, by name, by the beginning of its ID.
 // The address that an operator has added it by will do as well.
 func (c *cluster) node(ctx context.Context, ref string) (*swarmNode, error) {
+	if ref == "" { // every ID begins with it
+		return nil, noNode(ref)
+	}
 	for _, where := range []string{nodeID + " = ?", "n.name = ?", shortAddress + " = ?", "substr(" + nodeID + ", 1, length(?1)) = ?1"} {
 		found, err := c.swarmNodes(ctx, where, ref)
 		switch {
@@ -264,7 +267,12 @@ func taskList(c *cluster, w http.ResponseWriter, r *http.Request, call *call) er
 	return writeJSON(w, list)
 }
 
-// errNoSwarm is an engine's own sentence for Swarm-mode calls outside a swarm.
-var errNoSwarm = errorf(http.StatusServiceUnavailable, "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")
+// An engine's own sentences for Swarm-mode calls outside a swarm; the second is for leaving it.
+var (
+	errNoSwarm    = errorf(http.StatusServiceUnavailable, "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")
+	errNotInSwarm = errorf(http.StatusServiceUnavailable, "This node is not part of a swarm")
+)
 
 func noSwarm(*cluster, http.ResponseWriter, *http.Request, *call) error { return errNoSwarm }
+
+func noSwarmToLeave(*cluster, http.ResponseWriter, *http.Request, *call) error { return errNotInSwarm }

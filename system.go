@@ -16,6 +16,9 @@ import (
 // version is set by the build.
 var version = "dev"
 
+// options allows nothing to nobody: an engine answers so whatever the path is.
+func options(*cluster, http.ResponseWriter, *http.Request, *call) error { return nil }
+
 // ping answers for the cluster as an engine does for itself, with all its headers.
 func ping(c *cluster, w http.ResponseWriter, r *http.Request, _ *call) error {
 	h := w.Header()
