@@ -221,7 +221,7 @@ func TestAnUnknownPathIsAnsweredInDockersWords(t *testing.T) {
 func TestWhatNeverWorksIsNotToBeTriedAgain(t *testing.T) {
 	t.Parallel()
 	f := newFront(t, newFakeEngine(t))
-	for path, want := range map[string]string{"/services/create": "", "/containers/create": "5"} {
+	for path, want := range map[string]string{"/services/create": "", "/swarm/leave": "", "/containers/create": "5"} {
 		resp, err := http.Post("http://"+f.addr+path, "application/json", strings.NewReader(`{"Image":"busybox","Env":["constraint:storage==tape"]}`))
 		if err != nil {
 			t.Fatal(err)
