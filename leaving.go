@@ -165,12 +165,8 @@ func (k *leaving) reason(why string, recreate bool) string {
 		return "its reschedule policy is off"
 	case policy == "" && (why != whyDrain || !recreate):
 		return "no reschedule policy"
-	case k.volumes != "":
-		return "local volume " + k.volumes
-	case k.networks != "":
-		return "local network " + k.networks
-	case why == whyDrain && k.sharedBy != "":
-		return k.sharedBy
+	case k.volumes != "" || k.networks != "" || why == whyDrain && k.sharedBy != "":
+		return k.tie()
 	case why == whyDrain && k.address() != "":
 		return "address " + k.address() + " is its own: no copy can run beside it"
 	case policy == policyMove:
@@ -183,6 +179,17 @@ func (k *leaving) reason(why string, recreate bool) string {
 		return "it mounts " + k.binds + " of the host, and has no reschedule policy"
 	}
 	return ""
+}
+
+// tie is what holds it to its node while that lives, in words; "" for nothing.
+func (k *leaving) tie() string {
+	switch {
+	case k.volumes != "":
+		return "local volume " + k.volumes
+	case k.networks != "":
+		return "local network " + k.networks
+	}
+	return k.sharedBy
 }
 
 // address is one that was asked for in a network, as with docker run --ip; "" for none.

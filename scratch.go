@@ -27,6 +27,10 @@ type scratch struct {
 	ids   int               // that were made up
 	peaks map[int64]float64 // highest load of each node, percent
 	made  map[string]*trial // by the name of a volume: who made it last
+	out   map[int64]string  // names of the nodes that are left out
+	// refused are what was there in truth and is not in the simulation, as in network demo
+	// or container ID: what would join them is refused with them.
+	refused map[string]bool
 }
 
 // openScratch copies the database at path, which is only read. SQLite makes the
@@ -37,7 +41,7 @@ func openScratch(ctx context.Context, path string, log *slog.Logger) (s *scratch
 		return nil, err
 	}
 	defer db.Close()
-	s = &scratch{peaks: map[int64]float64{}, made: map[string]*trial{}}
+	s = &scratch{peaks: map[int64]float64{}, made: map[string]*trial{}, out: map[int64]string{}, refused: map[string]bool{}}
 	if s.dir, err = os.MkdirTemp("", "swarmlite-"); err != nil {
 		return nil, fmt.Errorf("scratch copy: %w; TMPDIR names another place", err)
 	}
@@ -85,18 +89,20 @@ type changes struct {
 	added      []addedNodes
 }
 
-func (s *scratch) apply(ctx context.Context, c *changes) error {
+// apply makes the changes, and tells what is left out with nodes: because something ties
+// it to them, else for the reason that rest gives.
+func (s *scratch) apply(ctx context.Context, c *changes, rest string) (leftOut []*trial, err error) {
 	if c.strategy != "" {
 		other, err := newScheduler(nil, nil, c.strategy, nil)
 		if err != nil {
-			return fmt.Errorf("-%w", err)
+			return nil, fmt.Errorf("-%w", err)
 		}
 		s.sc.strategy, s.sc.file = other.strategy, other.file
 	}
 	if len(c.filters) > 0 {
 		other, err := newScheduler(nil, nil, "spread", c.filters)
 		if err != nil {
-			return fmt.Errorf("-%w", err)
+			return nil, fmt.Errorf("-%w", err)
 		}
 		s.sc.filters = other.filters
 	}
@@ -106,7 +112,7 @@ func (s *scratch) apply(ctx context.Context, c *changes) error {
 			return err
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 	added := 0
@@ -115,24 +121,90 @@ func (s *scratch) apply(ctx context.Context, c *changes) error {
 			added++
 			err := s.write(ctx, func(t *tx) error { return t.addNodeLike(a, fmt.Sprint("added-", added)) })
 			if err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
 	for _, ref := range c.without {
 		var id int64
-		err := s.get(ctx, "SELECT id FROM node_load WHERE ? IN (name, engine_id, address)", []any{ref}, &id)
+		var name string
+		err := s.get(ctx, "SELECT id, name FROM node_load WHERE ? IN (name, engine_id, address)", []any{ref}, &id, &name)
 		if errors.Is(err, errNotFound) {
-			return fmt.Errorf("-without: node %s not found", ref)
+			return nil, fmt.Errorf("-without: node %s not found", ref)
 		}
+		var gone []*trial
 		if err == nil {
-			_, err = s.removeNode(ctx, id)
+			gone, err = s.leaveOut(ctx, id, name, rest)
 		}
 		if err != nil {
-			return err
+			return nil, err
+		}
+		leftOut = append(leftOut, gone...)
+	}
+	return leftOut, nil
+}
+
+// leaveOut takes a node out. The containers, networks and volumes on it stay in the copy,
+// or what is tied to them would be placed as if they had never been.
+func (s *scratch) leaveOut(ctx context.Context, id int64, name, rest string) (leftOut []*trial, err error) {
+	list, err := allLeaving(s.queryIn(ctx), id)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range list {
+		leftOut = append(leftOut, &trial{Kind: "container", Name: k.name, Image: k.image, Then: name,
+			Message: fmt.Sprintf("left out with %s: %s", name, cmp.Or(k.tie(), rest))})
+	}
+	s.out[id] = name
+	return leftOut, s.write(ctx, func(t *tx) error {
+		for _, sql := range []string{
+			"UPDATE nodes SET state = 'removed' WHERE id = ?",
+			"DELETE FROM reservations WHERE node_id = ?",
+			"DELETE FROM renames WHERE node_id = ?",
+			"DELETE FROM ports WHERE node_id = ?",
+			"DELETE FROM container_labels WHERE container IN (SELECT id FROM containers WHERE node_id = ?)", // no group begins there
+		} {
+			if _, err := t.exec(sql, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// leftOut tells of the first thing that a workload is tied to and that is on nodes that
+// are left out, "" if it is refused for something else.
+func (s *scratch) leftOut(e *noNodeError) string {
+	for _, r := range e.counts {
+		var at []string
+		for _, node := range r.clause.nodes {
+			if name := s.out[node]; name != "" && !slices.Contains(at, name) {
+				at = append(at, name)
+			} else if name == "" {
+				at = nil
+				break
+			}
+		}
+		if at != nil {
+			return fmt.Sprintf("no node fits: %s is on %s, which is left out", r.clause.tie, strings.Join(at, ", and on "))
 		}
 	}
-	return nil
+	return ""
+}
+
+// lacks tells of what a workload would join and the simulation has refused; "" for nothing.
+func (s *scratch) lacks(w *workload) string {
+	for _, tie := range []struct {
+		kind string
+		refs []string
+	}{{"network", w.networks}, {"container", w.containers}} {
+		for _, ref := range tie.refs {
+			if what := tie.kind + " " + strings.TrimPrefix(ref, "/"); s.refused[what] {
+				return what + " is refused"
+			}
+		}
+	}
+	return ""
 }
 
 // addedNodes are nodes that a simulation has and the cluster has not: so much of
@@ -243,11 +315,19 @@ func (s *scratch) place(ctx context.Context, r *trial) error {
 	if err := s.freeName(ctx, r); err != nil {
 		return err
 	}
+	defer func() {
+		for _, ref := range []string{r.Name, r.id} {
+			s.refused[r.Kind+" "+ref] = r.Then != "" && r.Now == ""
+		}
+	}()
+	if r.Message = s.lacks(&w); r.Message != "" {
+		return nil
+	}
 	p, err := s.sc.place(ctx, &w)
 	var none *noNodeError
 	switch refusal := asRefusal(err); {
 	case errors.As(err, &none):
-		r.Message = none.full()
+		r.Message = cmp.Or(s.leftOut(none), none.full())
 		return nil
 	case err != nil && statusOf(refusal) == http.StatusConflict:
 		r.Message = err.Error()
@@ -285,14 +365,15 @@ func (s *scratch) place(ctx context.Context, r *trial) error {
 	})
 }
 
-// freeName lets go of whatever has the name of a request of the ledger: when it was
-// made its name was free, though the ledger may not have seen the end of an earlier one.
+// freeName lets go of what has the name of a request on nodes that are left out, and of
+// whatever has that of one of the ledger: when it was made its name was free, though the
+// ledger may not have seen the end of an earlier one.
 func (s *scratch) freeName(ctx context.Context, r *trial) error {
-	if !r.fromLedger || r.w.name == "" {
+	if r.w.name == "" || !r.fromLedger && len(s.out) == 0 {
 		return nil
 	}
 	return s.write(ctx, func(t *tx) error {
-		_, err := t.exec("DELETE FROM "+r.w.kind+"s WHERE name = ?", r.w.name)
+		_, err := t.exec("DELETE FROM "+r.w.kind+"s WHERE name = ? AND (? OR node_id IN (SELECT id FROM nodes WHERE state = 'removed'))", r.w.name, r.fromLedger)
 		return err
 	})
 }

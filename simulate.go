@@ -71,7 +71,7 @@ func simulateCommand(ctx context.Context, args []string, stdin io.Reader, stdout
 		}
 		return nil
 	})
-	fs.Func("without", "`NODE` to leave out, with what is on it; repeatable", list(&c.without))
+	fs.Func("without", "`NODE` to leave out, with what is on it: what is tied to that is refused; repeatable", list(&c.without))
 	fs.Func("add", "`NODE` to add: cpus=8,memory=32g[,label=K=V][,count=N], or like=NODE[,…]; repeatable", func(s string) error {
 		a, err := parseAddedNodes(s)
 		c.added = append(c.added, a)
@@ -144,6 +144,7 @@ type simulation struct {
 	RefusedThen int           `json:"refused_then"` // in truth
 	RefusedNow  int           `json:"refused_now"`
 	Unreadable  int           `json:"unreadable"` // rows of the ledger
+	LeftOut     []*trial      `json:"left_out"`   // what is on nodes that are left out and is not placed again
 	Message     string        `json:"message"`    // of fill: why no more fit
 	Nodes       []nodeBalance `json:"nodes"`
 
@@ -162,12 +163,14 @@ func (x *simulation) run(ctx context.Context, s *scratch, c *changes) (err error
 	for _, n := range nodes {
 		before[n.Node] = n.Containers
 	}
+	rest := "only what is asked for is placed"
 	if x.Mode == "ledger" {
+		rest = "the ledger does not tell of it"
 		if x.Requests, x.Unreadable, err = s.rewind(ctx, x.since); err != nil {
 			return err
 		}
 	}
-	if err := s.apply(ctx, c); err != nil {
+	if x.LeftOut, err = s.apply(ctx, c, rest); err != nil {
 		return err
 	}
 	x.Strategy = s.sc.strategy
@@ -374,13 +377,16 @@ func (x *simulation) print(w io.Writer) error {
 	}
 	switch x.Mode {
 	case "ledger":
-		if x.Elsewhere+x.RefusedNow > 0 {
+		if x.Elsewhere+x.RefusedNow+len(x.LeftOut) > 0 {
 			fmt.Fprintln(t, "AT\tKIND\tNAME\tTHEN\tNOW\tBECAUSE")
 		}
 		for _, r := range x.Requests {
 			if r.Now != r.Then || r.Now == "" {
 				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", r.At, r.Kind, r.Name, orRefused(r.Then), orRefused(r.Now), r.Message)
 			}
+		}
+		for _, r := range x.LeftOut {
+			fmt.Fprintf(t, "\t%s\t%s\t%s\tgone\t%s\n", r.Kind, r.Name, r.Then, r.Message)
 		}
 	case "requests":
 		fmt.Fprintln(t, "NAME\tIMAGE\tNODE\tBECAUSE")
@@ -402,6 +408,9 @@ func (x *simulation) print(w io.Writer) error {
 		words += fmt.Sprintf("of %s %d fit, %d refused", counted(len(x.Requests), "request"), x.Placed, x.RefusedNow)
 	default:
 		words += fmt.Sprintf("%d more fit, then %s", x.Placed, x.Message)
+	}
+	if n := len(x.LeftOut); n > 0 {
+		words += fmt.Sprintf("; %s left out with their node", counted(n, "container"))
 	}
 	if x.Mode != "fill" {
 		words = "\n" + words

@@ -239,3 +239,78 @@ func TestSimulateReplaysUnderOtherConditions(t *testing.T) {
 		t.Errorf("simulate of an hour in which nothing was placed: %v\n%s", err, got)
 	}
 }
+
+// What is on a node that is left out is neither forgotten nor placed as if it had never been.
+func TestSimulateTellsWhatIsTiedToANodeThatIsLeftOut(t *testing.T) {
+	t.Parallel()
+	st, path := clusterFile(t, standardCluster+`;
+		INSERT INTO volumes (node_id, name, driver, scope, created_at, summary) VALUES (3, 'data', 'local', 'local', '2020-01-01T00:00:00Z', '{}'), (3, 'shop_data', 'local', 'local', '2020-01-01T00:00:00Z', '{}');
+		INSERT INTO volume_labels (node_id, name, key, value) VALUES (3, 'shop_data', 'com.docker.compose.project', 'shop');
+		INSERT INTO networks (node_id, network_id, name, driver, scope, created_at, summary) VALUES (3, 'n1', 'front', 'bridge', 'local', '2020-01-01T00:00:00Z', '{}');
+		INSERT INTO containers (id, node_id, container_id, name, image, state, created_at, summary) VALUES
+			(1, 3, 'c1', 'theirs', 'x', 'running', 1, '{}'), (2, 3, 'c2', 'old-db', 'x', 'running', 2, '{}'), (3, 1, 'c3', 'elsewhere', 'x', 'running', 3, '{}');
+		INSERT INTO mounts (container, type, source, name, destination) VALUES (2, 'volume', '', 'data', '/data');
+		UPDATE manager SET group_by = '["com.docker.compose.project"]'`)
+	sc := testScheduler(t, st, "spread")
+	for i, c := range []struct{ name, body string }{
+		{"free", `{"Image": "x", "Env": ["constraint:node==node-3"]}`},
+		{"db", `{"Image": "x", "HostConfig": {"Binds": ["data:/data"]}}`},
+		{"web", `{"Image": "x", "HostConfig": {"NetworkMode": "front"}}`},
+		{"debug", `{"Image": "x", "HostConfig": {"PidMode": "container:theirs"}}`},
+		{"side", `{"Image": "x", "HostConfig": {"NetworkMode": "container:db"}}`},
+		{"shop-web-1", `{"Image": "x", "Labels": {"com.docker.compose.project": "shop"}}`},
+		{"anywhere", `{"Image": "x", "HostConfig": {"Memory": 1048576}}`},
+	} {
+		w, _, err := readCreate([]byte(c.body), &call{query: map[string][]string{"name": {c.name}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := sc.place(t.Context(), w)
+		if err == nil {
+			err = st.created(t.Context(), p, w.row(fmt.Sprintf("%064x", i), p.name, p.nodeName), 0)
+		}
+		if err != nil {
+			t.Fatal(c.name, err)
+		}
+	}
+	st.sql(t, "UPDATE placements SET request = json_remove(request, '$.constraints') WHERE name = 'free'")
+	got, err := swarmlite(t, "simulate", "-db", path, "-without", "node-3")
+	for _, want := range []string{
+		"free         node-3   node-2    \n",
+		"db           node-3   refused   no node fits: volume data is on node-3, which is left out\n",
+		"web          node-3   refused   no node fits: network front is on node-3, which is left out\n",
+		"debug        node-3   refused   no node fits: container theirs is on node-3, which is left out\n",
+		"side         node-3   refused   container db is refused\n",
+		"shop-web-1   node-3   refused   no node fits: group com.docker.compose.project=shop is on node-3, which is left out\n",
+		"theirs       node-3   gone      left out with node-3: the ledger does not tell of it\n",
+		"old-db       node-3   gone      left out with node-3: local volume data\n",
+		"\nspread, overcommit 0: of 7 requests 0 go where they went, 2 elsewhere, 5 refused (0 then); 2 containers left out with their node\n",
+	} {
+		if err != nil || !strings.Contains(got, want) {
+			t.Errorf("simulate -without node-3: %v\n%s\nwant %q", err, got, want)
+		}
+	}
+	var x struct {
+		Requests []struct{ Name, Now, Message string }
+		LeftOut  []struct{ Name, Then, Now, Message string } `json:"left_out"`
+	}
+	got, err = swarmlite(t, "simulate", "-db", path, "-without", "node-3", "-json")
+	if e := json.Unmarshal([]byte(got), &x); e != nil || err != nil || len(x.Requests) != 7 || x.Requests[1].Message != "no node fits: volume data is on node-3, which is left out" ||
+		fmt.Sprint(x.LeftOut) != "[{theirs node-3  left out with node-3: the ledger does not tell of it} {old-db node-3  left out with node-3: local volume data}]" {
+		t.Errorf("simulate -without node-3 -json: %v, %v\n%s", e, err, got)
+	}
+	// Names on the node are free.
+	file := filepath.Join(t.TempDir(), "requests")
+	if err := os.WriteFile(file, []byte("--name theirs nginx\n-v data:/data nginx"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err = swarmlite(t, "simulate", "-db", path, "-without", "node-3", "-requests", file)
+	if err != nil || !strings.Contains(got, "\ntheirs   nginx   node-1") || !strings.Contains(got, "refused   no node fits: volume data is on node-3, which is left out\n") ||
+		!strings.Contains(got, "of 2 requests 1 fit, 1 refused; 8 containers left out with their node\n") {
+		t.Errorf("simulate -without node-3 -requests: %v\n%s", err, got)
+	}
+	got, err = swarmlite(t, "simulate", "-db", path, "-without", "node-3", "-fill", "-v", "data:/data", "nginx")
+	if want := "spread, overcommit 0: 0 more fit, then no node fits: volume data is on node-3, which is left out; 8 containers left out with their node\n"; err != nil || !strings.HasPrefix(got, want) {
+		t.Errorf("simulate -without node-3 -fill: %v\n%s\nwant %s", err, got, want)
+	}
+}
