@@ -151,7 +151,7 @@ type simulation struct {
 	since time.Duration
 }
 
-// maxFill ends the count of a container that asks for nothing that runs out.
+// maxFill ends the count of a container that may fit without end, such as one that is affine to itself.
 const maxFill = 100_000
 
 func (x *simulation) run(ctx context.Context, s *scratch, c *changes) (err error) {
@@ -225,9 +225,25 @@ func (x *simulation) fill(ctx context.Context, s *scratch) error {
 			return nil
 		}
 		x.Requests = append(x.Requests, r)
+		if len(x.Requests) == 1 {
+			if runs, err := s.runsOut(ctx, one.w); err != nil || !runs {
+				x.Message = "any number: it asks for nothing that runs out"
+				return err
+			}
+		}
 	}
-	x.Message = fmt.Sprintf("counted no further than %d: it asks for nothing that runs out", maxFill)
+	x.Message = fmt.Sprintf("counted no further than %d", maxFill)
 	return nil
+}
+
+// runsOut tells whether nodes may come to have too little of something for w.
+func (s *scratch) runsOut(ctx context.Context, w *workload) (runs bool, err error) {
+	hard := func(e expr) bool { return !e.soft }
+	if w.nanoCPUs > 0 || w.shares > 0 || w.memory > 0 || len(w.ports)+len(w.demands) > 0 || slices.ContainsFunc(w.affinities, hard) || s.sc.file != nil {
+		return true, nil
+	}
+	err = s.get(ctx, "SELECT EXISTS (SELECT 1 FROM node_load WHERE slots IS NOT NULL)", nil, &runs)
+	return runs, err
 }
 
 // resolve cuts node/name as a create does.

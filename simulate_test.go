@@ -43,6 +43,9 @@ spread of load: 50% to 100%, 2 to 4 containers a node
 		{"-add cpus=8,memory=32g,label=resource.gpu=2 -fill --gpus 1", "5 more fit"},
 		{"-filter health -filter resources -fill -m 1g", "12 more fit"},
 		{"-fill -p 80:80", "3 more fit"},
+		{"-without node-3 -fill", "1 more fit, then any number: it asks for nothing that runs out"},
+		{"-without node-3 -fill -m 1t", "0 more fit, then no node fits: 2 of 2 have less than 1TiB"},
+		{"-fill -e constraint:node==node-3", "2 more fit, then no node fits: "},
 		{"-fill -m 1t", "0 more fit, then no node fits: 3 of 3 have less than 1TiB of memory free; the largest node that qualifies is node-1 with 4GiB of memory in all"},
 	} {
 		got, err := swarmlite(t, append(append([]string{"simulate", "-db=" + path}, strings.Fields(c.flags)...), "nginx")...)
