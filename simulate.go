@@ -300,6 +300,7 @@ func (s *scratch) rewind(ctx context.Context, since time.Duration) (trials []*tr
 	return trials, unreadable, s.write(ctx, func(t *tx) error {
 		for _, sql := range []string{
 			"DELETE FROM reservations",
+			"DELETE FROM renames",
 			"DELETE FROM containers WHERE container_id IN (SELECT container_id FROM placements WHERE at >= ? AND container_id <> '')",
 			"DELETE FROM networks WHERE (name, node_id) IN (SELECT name, node_id FROM placements WHERE at >= ? AND kind = 'network' AND outcome = 'created')",
 			"DELETE FROM volumes WHERE (name, node_id) IN (SELECT name, node_id FROM placements WHERE at >= ? AND kind = 'volume' AND outcome = 'created')",

@@ -224,6 +224,7 @@ func TestSimulateReplaysUnderOtherConditions(t *testing.T) {
 	if _, err := sc.placeBody(t.Context(), t, "seventh", `{"Image": "nginx", "HostConfig": {"Memory": 2147483648}}`); err == nil {
 		t.Fatal("a seventh fits")
 	}
+	st.sql(t, "INSERT INTO renames (node_id, container_id, name, old_name) VALUES (1, 'x', 'web-0', 'web-0-new')") // of a move under way
 	for _, c := range []struct{ flags, want string }{
 		{"", "of 7 requests 6 go where they went, 0 elsewhere, 1 refused (1 then)"},
 		{"-strategy binpack", "of 7 requests 2 go where they went, 4 elsewhere, 1 refused (1 then)"},
