@@ -34,7 +34,7 @@ func tokenCommand(ctx context.Context, args []string, _ io.Reader, stdout, stder
 		return err
 	}
 	if fs.NArg() > 0 {
-		return fmt.Errorf("token: unexpected argument %q", fs.Arg(0))
+		return fmt.Errorf("token: unexpected argument %q; swarmlite token -h tells more", fs.Arg(0))
 	}
 	var made joinRequest
 	err := manager.through(ctx, *db, func(c *managerClient) error {

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -105,6 +106,9 @@ func (c *managerClient) call(ctx context.Context, method, path string, in, out a
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(req)
 	if err != nil {
+		if ue := (*url.Error)(nil); errors.As(err, &ue) {
+			err = ue.Err // without our own path
+		}
 		return fmt.Errorf("ask the manager at %s: %w", c.addr, err)
 	}
 	defer resp.Body.Close()

@@ -138,7 +138,7 @@ func listCommand(ctx context.Context, args []string, _ io.Reader, stdout, stderr
 		return err
 	}
 	if fs.NArg() > 0 {
-		return fmt.Errorf("list: unexpected argument %q", fs.Arg(0))
+		return fmt.Errorf("list: unexpected argument %q; swarmlite list -h tells more", fs.Arg(0))
 	}
 	db, err := openReader(ctx, *path)
 	if err != nil {

@@ -192,7 +192,9 @@ func TestNodeCommandTellsHowItIsUsed(t *testing.T) {
 		}
 		commandFails(t, "no.db: not there; name the manager's file with -db", args...)
 	}
-	commandFails(t, "ask the manager at tcp://127.0.0.1:1: ", "node", "rm", "-H", "127.0.0.1:1", "x")
+	commandFails(t, "ask the manager at tcp://127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused", "node", "rm", "-H", "127.0.0.1:1", "x")
+	commandFails(t, `list: unexpected argument "x"; swarmlite list -h tells more`, "list", "x")
+	commandFails(t, `token: unexpected argument "x"; swarmlite token -h tells more`, "token", "x")
 }
 
 // The manager's TLS is spoken as the docker command speaks it.
