@@ -9,14 +9,32 @@ import (
 // eventBatch is how many rows are read at once; no read stays open while the client is written to for long.
 const eventBatch = 500
 
-// eventRow is an event as it is stored; shown is its line for clients, before and
-// from API 1.52.
+// eventRow is an event as it is stored.
 type eventRow struct {
 	id, at int64
 	node   string
 	event  engineEvent
 	bad    bool // no event: nobody is shown it
-	shown  [2][]byte
+	body   []byte
+	shown  [2]struct { // its line for clients, before and from API 1.52
+		once sync.Once
+		line []byte
+	}
+}
+
+// line is the event as a client of version v is shown it; nil if it is of an odd shape. It is
+// made for the first that wants it: in a storm most events pass nobody's filters.
+func (r *eventRow) line(v apiVersion) []byte {
+	shown := &r.shown[0]
+	if v >= 1052 {
+		shown = &r.shown[1]
+	}
+	shown.once.Do(func() {
+		if line, err := shownEvent(r.body, &r.event, r.node, v); err == nil {
+			shown.line = append(line, '\n')
+		}
+	})
+	return shown.line
 }
 
 // eventReads shares what was read after an id: of a thousand clients that follow the
@@ -25,11 +43,11 @@ type eventRow struct {
 type eventReads struct {
 	mu    sync.Mutex
 	after int64
-	rows  []eventRow
+	rows  []*eventRow
 }
 
 // next returns the rows after id, in their order; none if there are none yet.
-func (e *eventReads) next(ctx context.Context, s *store, id int64) ([]eventRow, error) {
+func (e *eventReads) next(ctx context.Context, s *store, id int64) ([]*eventRow, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.rows) > 0 && e.after == id {
@@ -40,25 +58,14 @@ func (e *eventReads) next(ctx context.Context, s *store, id int64) ([]eventRow, 
 		return nil, err
 	}
 	defer found.Close()
-	var rows []eventRow
+	var rows []*eventRow
 	for found.Next() {
 		var r eventRow
-		var body []byte
-		if err := found.Scan(&r.id, &r.at, &r.node, &body); err != nil {
+		if err := found.Scan(&r.id, &r.at, &r.node, &r.body); err != nil {
 			return nil, err
 		}
-		r.bad = json.Unmarshal(body, &r.event) != nil
-		for i, v := range []apiVersion{1051, 1052} {
-			if r.bad {
-				break
-			}
-			line, err := shownEvent(body, &r.event, r.node, v)
-			if err != nil {
-				r.bad = true
-			}
-			r.shown[i] = append(line, '\n')
-		}
-		rows = append(rows, r)
+		r.bad = json.Unmarshal(r.body, &r.event) != nil
+		rows = append(rows, &r)
 	}
 	if err := found.Err(); err != nil {
 		return nil, err

@@ -87,17 +87,12 @@ func events(c *cluster, w http.ResponseWriter, r *http.Request, call *call) erro
 const stuckReader = 5 * time.Second
 
 // writeEvents writes those of rows that pass.
-func writeEvents(w http.ResponseWriter, rows []eventRow, f listFilters, v apiVersion, until time.Time, bounded bool) error {
-	kind := 0
-	if v >= 1052 {
-		kind = 1
-	}
-	for i := range rows {
-		r := &rows[i]
+func writeEvents(w http.ResponseWriter, rows []*eventRow, f listFilters, v apiVersion, until time.Time, bounded bool) error {
+	for _, r := range rows {
 		if r.bad || bounded && r.at > until.UnixNano() || !f.matchEvent(&r.event, r.node) {
 			continue
 		}
-		if _, err := w.Write(r.shown[kind]); err != nil {
+		if _, err := w.Write(r.line(v)); err != nil {
 			return err
 		}
 	}
