@@ -89,7 +89,7 @@ func newImageLister(call *call) (*imageLister, error) {
 	if err != nil {
 		return nil, err
 	}
-	if old := call.query.Get("filter"); old != "" && call.version < 1041 {
+	if old := call.query.Get("filter"); old != "" && call.version != 0 && call.version < 1041 {
 		f["reference"] = append(f["reference"], old)
 	}
 	l := &imageLister{filters: f, all: isTrue(call.query, "all")}

@@ -135,6 +135,13 @@ func TestImageListIsCutForOldClients(t *testing.T) {
 			t.Errorf("images for API %s: %s, want %s", version, got, want)
 		}
 	}
+	// What 1.41 has dropped is not there for clients that name no version either.
+	for version, want := range map[string]int{"/v1.40": 0, "/v1.41": 2, "": 2} {
+		var list []listedShape
+		if err := json.Unmarshal([]byte(f.must(200, "GET", version+"/images/json?filter=nosuch", nil)), &list); err != nil || len(list) != want {
+			t.Errorf("GET %s/images/json?filter=nosuch lists %d images (%v), want %d", version, len(list), err, want)
+		}
+	}
 	// What rows do not hold is asked of the engines.
 	f.must(200, "GET", "/v1.51/images/json?manifests=1", nil)
 	if n := e.count("GET", "^/images/json$"); n == 0 || !slices.ContainsFunc(e.requests(), func(r fakeRequest) bool { return strings.Contains(r.rawQuery, "manifests=1") }) {
