@@ -299,7 +299,7 @@ func TestFilterNodeIsNotSentToEngines(t *testing.T) {
 		e.mu.Unlock()
 	}
 	f := newImageFleet(t, fakes...)
-	got := f.must(200, "POST", "/images/prune?filters="+url.QueryEscape(`{"node":["node-2"],"dangling":{"true":true}}`), nil)
+	got := f.must(200, "POST", "/images/prune?filters="+url.QueryEscape(`{"node":{"node-2":true},"dangling":{"true":true}}`), nil)
 	if strings.Count(got, "Deleted") != 2 { // the key ImagesDeleted, and one image
 		t.Errorf("prune on node-2 = %s, want one image", got)
 	}
