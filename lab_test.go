@@ -539,6 +539,9 @@ func managerBinary(t testing.TB, flags ...string) string {
 	err, done := labBinaries.built[path]
 	if !done {
 		cmd := exec.Command("go", append(append([]string{"build", "-o", path}, flags...), ".")...)
+		if slices.Contains(flags, "-race") {
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=1") // make faults, which measures, is without
+		}
 		if out, e := cmd.CombinedOutput(); e != nil {
 			err = fmt.Errorf("%s: %w\n%s", cmd, e, out)
 		}
