@@ -82,7 +82,7 @@ var layers = []struct{ why, files string }{
 	{"what handlers work on, and how a container is found", "cluster eventreads"},
 	{"where things go: filters, strategies, groups, refusals", "scheduler decision plan workload filters ties groups strategyfile refusal waiting"},
 	{"one request to one engine, streams, published ports", "proxy hijack portrelay portsonce"},
-	{"what engines have, kept as rows: lists, events, health, creates without an answer", "sources heartbeat nodeset nodes fleetversions nodeline nodelost nodefile penalty pace nodefacts nodeevents mirror reservations enginetext knownlist statuswords containerrows newrows resourcerows imagerows networkrows noderows linerows eventrows moverows"},
+	{"what engines have, kept as rows: lists, events, health, creates without an answer", "sources heartbeat nodeset nodes follower fleetversions nodeline nodelost nodefile penalty pace nodefacts nodeevents mirror reread reservations enginetext knownlist statuswords containerrows newrows resourcerows imagerows networkrows noderows linerows eventrows moverows"},
 	{"the live connection to the daemon on a node", "engine answers upstream gather marks ssh names containercalls"},
 	{"which engines there are, and who they are", "tls clientcerts discovery"},
 	{"questions to a database by people", "sqlcommand"},

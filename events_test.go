@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -157,4 +159,38 @@ func TestEventsThatAreFollowedDoNotWaitForCompany(t *testing.T) {
 	waits(0)
 	resp.Body.Close()
 	waits(waitOfEvents)
+}
+
+// longLines is an endless stream of lines of 1 MiB each.
+type longLines struct{ read int }
+
+func (l *longLines) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'x'
+		if l.read++; l.read%(1<<20) == 0 {
+			p[i] = '\n'
+		}
+	}
+	return len(p), nil
+}
+
+func TestLinesThatNobodyTakesAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		stream := &longLines{}
+		q := readEvents(ctx, stream)
+		before := 0
+		for range 2 { // and it goes on when they are taken
+			synctest.Wait()
+			n := stream.read - before
+			if before = stream.read; n < maxItem-2<<20 || n > maxItem+2<<20 {
+				t.Errorf("%d bytes are read ahead, want about %d", n, maxItem)
+			}
+			if events, err := q.take(); len(events) != 0 || err != nil {
+				t.Errorf("%d events in nonsense, %v", len(events), err)
+			}
+		}
+		cancel()
+	})
 }

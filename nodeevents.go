@@ -48,14 +48,15 @@ func readEvents(ctx context.Context, stream io.Reader) *eventQueue {
 const maxBunch = 256
 
 // eventQueue is what was read of a stream and not taken yet: under load what has come while
-// the last bunch was stored, up to maxBunch. It holds no room for what does not come: most
-// nodes are silent most of the time.
+// the last bunch was stored, up to maxBunch lines, or maxItem bytes and a line. It holds no
+// room for what does not come: most nodes are silent most of the time.
 type eventQueue struct {
 	some chan struct{} // receives when there is something to take
 
 	mu    sync.Mutex
 	taken *sync.Cond
 	lines [][]byte
+	bytes int   // of lines
 	err   error // why there will be no more
 }
 
@@ -63,10 +64,10 @@ type eventQueue struct {
 func (q *eventQueue) put(line []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.lines) >= maxBunch && q.err == nil {
+	for (len(q.lines) >= maxBunch || q.bytes >= maxItem) && q.err == nil {
 		q.taken.Wait()
 	}
-	q.lines = append(q.lines, line)
+	q.lines, q.bytes = append(q.lines, line), q.bytes+len(line)
 	q.tell()
 	return q.err == nil
 }
@@ -93,7 +94,7 @@ func (q *eventQueue) tell() {
 func (q *eventQueue) take() (bunch []engineEvent, err error) {
 	q.mu.Lock()
 	lines := q.lines
-	q.lines, err = nil, q.err
+	q.lines, q.bytes, err = nil, 0, q.err
 	q.taken.Broadcast()
 	q.mu.Unlock()
 	for _, line := range lines {
