@@ -25,6 +25,18 @@ func swarmlite(t testing.TB, args ...string) (stdout string, err error) {
 	return out.String() + errOut.String(), err
 }
 
+// sqlPrints compares what swarmlite sql prints, with one flag or none.
+func sqlPrints(t *testing.T, path, flag, query, want string) {
+	t.Helper()
+	args := []string{"sql", "-db", path}
+	if flag != "" {
+		args = append(args, flag)
+	}
+	if got, err := swarmlite(t, append(args, query)...); err != nil || got != want {
+		t.Errorf("swarmlite sql %s = %q, %v, want %q", flag, got, err, want)
+	}
+}
+
 func TestSQLCommandPrintsRowsWhileTheManagerRuns(t *testing.T) {
 	t.Parallel()
 	_, path := clusterFile(t, `INSERT INTO nodes (address, name, cpus) VALUES ('tcp://10.0.0.1:2375', 'one', 4), ('tcp://10.0.0.2:2375', 'two,"2"', 8)`)
@@ -35,15 +47,7 @@ func TestSQLCommandPrintsRowsWhileTheManagerRuns(t *testing.T) {
 		{"as JSON", "-json", "[\n" + `{"name": "one", "cpus": 4, "half": 0.5, "engine_id": null},` + "\n" +
 			`{"name": "two,\"2\"", "cpus": 8, "half": 1, "engine_id": null}` + "\n]\n"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			args := []string{"sql", "-db", path}
-			if c.flag != "" {
-				args = append(args, c.flag)
-			}
-			if got, err := swarmlite(t, append(args, query)...); err != nil || got != c.want {
-				t.Errorf("swarmlite sql %s = %q, %v, want %q", c.flag, got, err, c.want)
-			}
-		})
+		t.Run(c.name, func(t *testing.T) { sqlPrints(t, path, c.flag, query, c.want) })
 	}
 	if got, err := swarmlite(t, "sql", "-db", path, "-json", "SELECT name FROM nodes WHERE 0"); err != nil || got != "[\n]\n" {
 		t.Errorf("no rows as JSON: %q, %v", got, err)
@@ -59,15 +63,7 @@ func TestSQLCommandPrintsWhatEachStatementGives(t *testing.T) {
 		{"as CSV", "-csv", "name,semicolon\none,;\n\nn\n2\n\nn,m\n"},
 		{"as JSON", "-json", "[\n{\"name\": \"one\", \"semicolon\": \";\"}\n]\n[\n{\"n\": 2}\n]\n[\n]\n"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			args := []string{"sql", "-db", path}
-			if c.flag != "" {
-				args = append(args, c.flag)
-			}
-			if got, err := swarmlite(t, append(args, query)...); err != nil || got != c.want {
-				t.Errorf("swarmlite sql %s = %q, %v, want %q", c.flag, got, err, c.want)
-			}
-		})
+		t.Run(c.name, func(t *testing.T) { sqlPrints(t, path, c.flag, query, c.want) })
 	}
 	if got, err := swarmlite(t, "sql", "-db", path, "SELECT 1; SELECT * FROM nodez; SELECT 2"); err == nil || got != "1\n1\n" || err.Error() != "sql: no such table: nodez" {
 		t.Errorf("swarmlite sql with a wrong second statement = %q, %v", got, err)
